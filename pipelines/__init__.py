@@ -1,0 +1,1 @@
+"""The verbs of the pipeline: thin stages that read ``params.yaml`` and call ``segcore``."""

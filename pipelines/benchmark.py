@@ -1,0 +1,33 @@
+"""Parameters, FLOPs, latency and peak memory of a row's network, on this machine."""
+
+import torch
+
+from pipelines.project import Project
+from pipelines.stage import run_stage
+from segcore.files import read_json, write_json
+from segcore.measure import measure
+from segcore.runs import build_network, device_of
+from segcore.shards import Manifest
+
+ROUNDS = 20
+
+
+def main(key: str, project: Project) -> None:
+    run = project.row(key, read_json(project.run(key) / "search.json")["best"])
+    classes = Manifest.read(project.require_shards(run.dataset)).classes
+    device = device_of(run)
+    run = run.model_copy(update={"pretrained": False, "auxiliary": False})
+    torch.manual_seed(run.seed)
+    network = build_network(run, len(classes))
+    size = run.benchmark_size or run.crop
+    result = measure(network.eval(), size, rounds=ROUNDS, device=device.type, precision="float32")
+    write_json(project.run(key) / "benchmark.json", result.as_dict())
+    height, width = size
+    print(
+        f"{key} at {height}x{width} on {result.device}: {result.parameters / 1e6:.2f} M parameters,"
+        f" {result.flops / 1e9:.2f} GFLOPs, {result.fps:.1f} images/s"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,124 @@
+"""Scores a row's registered version on its splits; moves ``champion`` through the gate."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import torch
+
+from pipelines.lineage import lineage
+from pipelines.progress import progress
+from pipelines.project import Project
+from pipelines.stage import run_stage
+from pipelines.tracking import Store, open_store
+from pipelines.train import register
+from segcore.batches import evaluation_batches
+from segcore.errors import InputError
+from segcore.evaluation import ImageResult, evaluate_images
+from segcore.files import read_json, write_json
+from segcore.inference import predict_labels
+from segcore.metrics import Scores
+from segcore.pictures import best_median_worst, save_png, strip
+from segcore.runs import LoadedModel, device_of, load_model
+from segcore.shards import Manifest, ShardReader
+
+
+def main(key: str, project: Project) -> None:
+    run, folder = project.row(key), project.run(key)
+    store = open_store(project.root)
+    registered = _registered(store, key, folder)
+    model = load_model(store.fetch(key, registered["version"]))
+    shards = project.require_shards(run.dataset)
+    manifest = Manifest.read(shards)
+    if model.classes != manifest.classes:
+        raise InputError(
+            f"model {key} version {registered['version']} was trained on other classes than "
+            f"{shards} holds; run: dvc repro train@{key}"
+        )
+    model.network.to(device_of(run))
+    overlays = folder / "overlays"
+    rmtree(overlays, ignore_errors=True)
+    splits = {split: _score(key, model, shards, split, overlays) for split in run.splits}
+    scores = {
+        "row": key,
+        "dataset": run.dataset,
+        "data_hash": manifest.data_hash,
+        "classes": list(manifest.classes.names),
+        "colours": [list(colour) for colour in manifest.classes.colours],
+        "splits": splits,
+    }
+    write_json(folder / "scores.json", scores)
+    _tell(store, registered, scores, run.splits[0], folder, project.root)
+
+
+def _registered(store: Store, key: str, folder: Path) -> dict[str, Any]:
+    """The version to score; registered again from the row's files where the registry lost it."""
+    registered = read_json(folder / "registered.json")
+    if store.has(key, registered["version"]):
+        return registered
+    print(f"{key}: the registry has lost version {registered['version']}; registering it again")
+    config = read_json(folder / "config.json")
+    tags = {"row": key, "kind": "restored", "data_hash": registered["data_hash"]}
+    with store.run(config["dataset"], f"{key} (restored)", config=config, tags=tags) as run_id:
+        return register(store, run_id, key, folder, registered["miou"], registered["data_hash"])
+
+
+def _score(key: str, model: LoadedModel, shards: str, split: str, overlays: Path) -> dict[str, Any]:
+    reader = ShardReader(shards, split)
+    num_classes = len(model.classes)
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    images = list[dict[str, Any]]()
+    with progress(f"evaluate {key} {split}", len(reader), "images") as bar:
+        for result in evaluate_images(model.network, evaluation_batches(reader), num_classes):
+            confusion += result.confusion
+            images.append({"id": result.id, "miou": _miou_of(result)})
+            bar.advance()
+    for place, image in best_median_worst(images).items():
+        index = next(i for i, each in enumerate(images) if each["id"] == image["id"])
+        sample = reader[index]
+        found = predict_labels(model.network, sample.image[None])[0].cpu()
+        picture = strip(sample.image, sample.labels, found, model.classes)
+        save_png(picture, overlays / f"{split}-{place}.png")
+    scores = Scores(confusion.numpy()).as_dict(model.classes.names)
+    return {"images": len(reader), **scores, "per_image": images}
+
+
+def _miou_of(result: ImageResult) -> float | None:
+    return result.miou if int(result.confusion.sum()) else None
+
+
+def _tell(
+    store: Store,
+    registered: dict[str, Any],
+    scores: dict[str, Any],
+    split: str,
+    folder: Path,
+    root: Path,
+) -> None:
+    """The run and the registry hear of the scores; ``lineage.json`` says where they come from."""
+    key, version, run_id = scores["row"], registered["version"], registered["run_id"]
+    for name, result in scores["splits"].items():
+        figures = ("miou", "pixel_accuracy", "mean_accuracy")
+        store.log_metrics(run_id, {f"{name}.{figure}": result[figure] for figure in figures})
+        rows = list(zip(scores["classes"], result["iou"], result["accuracy"], strict=True))
+        store.log_table(run_id, f"{name}_classes", ["class", "iou", "accuracy"], rows)
+    for picture in sorted((folder / "overlays").iterdir()):
+        store.log_file(run_id, picture, "overlays")
+    miou, data_hash = scores["splits"][split]["miou"], scores["data_hash"]
+    decision = store.promote(key, version, score=miou, data_hash=data_hash)
+    print(f"{key} version {version}: {split} mIoU {miou:.4f}; champion: {decision.reason}")
+    facts = {
+        "model": key,
+        "version": str(version),
+        "aliases": store.aliases(key, version),
+        "run_id": run_id,
+        "data_hash": data_hash,
+        "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **lineage(root),
+    }
+    write_json(folder / "lineage.json", facts)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,60 @@
+"""Where everything lies, said once: the folders of a project and of its rows."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from segcore.datasets import Dataset, build_dataset
+from segcore.errors import InputError
+from segcore.params import DatasetTable, Options, Params, Run, read_params
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a table of rows, ``params.yaml`` unless another is named."""
+
+    root: Path
+    table: Path
+
+    @cached_property
+    def params(self) -> Params:
+        return read_params(self.table)
+
+    def row(self, key: str, tuned: Options | None = None) -> Run:
+        return self.params.resolve(key, tuned)
+
+    def dataset(self, name: str) -> tuple[Dataset, DatasetTable]:
+        """Raises InputError where the table has no such dataset or it cannot be built."""
+        table = self.params.dataset(name)
+        return build_dataset(table.form or name, table.options), table
+
+    def raw(self, dataset: str) -> Path:
+        return self.root / "data" / "raw" / dataset
+
+    def drop(self, dataset: str) -> Path:
+        """Where a person puts what cannot be fetched."""
+        named = self.params.dataset(dataset).drop
+        return self.root / (named or f"data/drop/{dataset}")
+
+    def shards(self, dataset: str) -> Path:
+        return self.root / "data" / "shards" / dataset
+
+    def run(self, row: str) -> Path:
+        """The outputs of a row's stages."""
+        return self.root / "runs" / row
+
+    @property
+    def work(self) -> Path:
+        """What is on its way; neither git nor DVC knows it."""
+        return self.root / "work"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    def require_shards(self, dataset: str) -> str:
+        """The prepared dataset's address. Raises InputError where it was not prepared."""
+        folder = self.shards(dataset)
+        if not (folder / "manifest.json").exists():
+            raise InputError(f"{folder} is not prepared; run: dvc repro prepare@{dataset}")
+        return str(folder)

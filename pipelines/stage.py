@@ -1,0 +1,89 @@
+"""What every stage shares: arguments, one run at a time, an end that can be told apart.
+
+Exit status 0: done; 2: something a person gave cannot be used, said in one message; 130 and
+143: interrupted, terminated. Anything else is a mistake of ours and shows its traceback.
+"""
+
+import argparse
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from pipelines.guard import guard
+from pipelines.project import Project
+from segcore.errors import InputError
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "PYTHONWARNINGS": "ignore",
+    "MPLBACKEND": "agg",
+}
+PR_SET_PDEATHSIG = 1
+
+
+def run_stage(main: Callable[[str, Project], None], *, keyed: bool = True) -> None:
+    """Runs ``main(key, project)`` as this process, once per key at a time."""
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    if keyed:
+        parser.add_argument("key", help="a dataset or a row of the table")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the table")
+    arguments = parser.parse_args()
+    verb = Path(sys.argv[0]).stem
+    project = Project(Path.cwd(), arguments.params)
+    key = arguments.key if keyed else ""
+    run_safely(lambda: _alone(main, verb, key, project))
+
+
+def run_safely(action: Callable[[], None]) -> None:
+    """Ends the process as the module says; a stage of DVC also ends when DVC does."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    signal.signal(signal.SIGTERM, _terminated)
+    if "DVC_STAGE" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    try:
+        action()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(143)  # so that "finally" and "with" close what is open
+
+
+def _alone(main: Callable[[str, Project], None], verb: str, key: str, project: Project) -> None:
+    guard(project.root)
+    with locked(project.work / "locks" / f"{verb}-{key or 'all'}.lock", f"{verb} {key}".strip()):
+        main(key, project)
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Holds a lock file. Raises InputError that names the process which holds it already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            message = f"{what} is already running (process {holder}); wait for it, or stop it"
+            raise InputError(message) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

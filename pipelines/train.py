@@ -1,0 +1,100 @@
+"""Trains a row on its workers and registers the best weights as a new model version."""
+
+import hashlib
+from contextlib import ExitStack
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import segcore
+from pipelines import cluster
+from pipelines.lineage import lineage
+from pipelines.progress import progress
+from pipelines.project import Project
+from pipelines.stage import run_stage
+from pipelines.tracking import Mirror, Store, open_store
+from segcore.checkpoints import Checkpoint
+from segcore.files import hash_of, read_json, sha256_of, write_json, written_whole
+from segcore.params import Run
+from segcore.runs import CLASSES, CONFIG, WEIGHTS, check, save_model
+from segcore.shards import Manifest
+
+METRICS = "metrics.jsonl"
+
+
+def main(key: str, project: Project) -> None:
+    run = project.row(key, read_json(project.run(key) / "search.json")["best"])
+    shards = project.require_shards(run.dataset)
+    manifest = Manifest.read(shards)
+    check(run, len(manifest.classes))
+    name = f"{key}-{hash_of([run.fingerprint(), manifest.data_hash, code_hash()])}"
+    store = open_store(project.root)
+    tags = {"row": key, "kind": "training", "data_hash": manifest.data_hash}
+    config = {"row": key, **run.model_dump(mode="json")}
+    with store.run(
+        run.dataset, key, config=config, tags={**tags, **lineage(project.root)}, key=name
+    ) as run_id:
+        store.log_dataset(run_id, run.dataset, manifest.data_hash, shards, "training")
+        best = _train(run, key, shards, name, project, store, run_id)
+        assert best.best_weights is not None, "the last step is always evaluated"
+        folder = project.run(key)
+        save_model(folder, best.best_weights, key, run, manifest.classes)
+        with written_whole(folder / METRICS) as aside:
+            aside.write_bytes((project.work / name / METRICS).read_bytes())
+        register(store, run_id, key, folder, best.best_miou, manifest.data_hash)
+    rmtree(project.work / name)
+
+
+def _train(
+    run: Run, key: str, shards: str, name: str, project: Project, store: Store, run_id: str
+) -> Checkpoint:
+    with ExitStack() as stack:
+        stack.enter_context(cluster.cluster(run))
+        stack.enter_context(store.system_metrics(run_id))
+        bar = stack.enter_context(progress(f"train {key}", run.steps, "steps"))
+        note = {"loss": "", "miou": ""}
+
+        def show(event: dict[str, Any]) -> None:
+            for figure in note.keys() & event.keys():
+                note[figure] = f"{figure} {event[figure]:.3f}"
+            bar.advance(event["event"] == "step", " ".join(filter(None, note.values())))
+
+        metrics = project.work / name / METRICS
+        stack.enter_context(Mirror(store, run_id, metrics, on_event=show))
+        return Checkpoint.read(cluster.train_row(run, shards, name, project.work))
+
+
+def register(
+    store: Store, run_id: str, key: str, folder: Path, miou: float, data_hash: str
+) -> dict[str, Any]:
+    """Registers a row's model folder and writes ``registered.json``."""
+    version = store.register(
+        run_id,
+        key,
+        folder,
+        tags={"row": key, "data_hash": data_hash, "score": repr(miou)},
+        metrics={"validation_miou": miou},
+    )
+    facts = {
+        "name": key,
+        "version": version,
+        "run_id": run_id,
+        "miou": miou,
+        "data_hash": data_hash,
+        "files": {name: sha256_of(folder / name) for name in (WEIGHTS, CONFIG, CLASSES)},
+    }
+    write_json(folder / "registered.json", facts)
+    print(f"{key}: best validation mIoU {miou:.4f}, registered as version {version}")
+    return facts
+
+
+def code_hash() -> str:
+    """Of the library's source: a training that was cut off goes on only under the same code."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(segcore.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    run_stage(main)

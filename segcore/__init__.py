@@ -1,0 +1,1 @@
+"""Semantic segmentation from shards to scores. Knows torch; knows no orchestrator."""

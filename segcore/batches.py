@@ -1,0 +1,97 @@
+"""The order of training samples, and the batches that loaders make of it.
+
+Training is one endless stream: a permutation per epoch, a pure function of (seed, epoch). Step
+i takes ``stream[i*B : (i+1)*B]``; ranks take slices inside that global batch. So batches do not
+depend on the number of ranks or loader workers, and the position is one integer, the step.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch.utils.data import DataLoader, Dataset
+
+from segcore.errors import InputError
+from segcore.shards import ShardReader
+from segcore.transforms import Augmentation
+from segcore.types import Batch, Sample
+
+
+@lru_cache(maxsize=4)
+def permutation(count: int, seed: int, epoch: int) -> Int[np.ndarray, "n"]:
+    """The order of ``count`` samples in an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+class TrainingStream(Dataset[Sample]):
+    """The augmented sample at each position of the endless stream.
+
+    Augmentation is seeded by (seed, epoch, sample): the same sample in the same epoch looks the
+    same, whoever loads it.
+    """
+
+    def __init__(self, reader: ShardReader, augmentation: Augmentation, seed: int) -> None:
+        if not len(reader):
+            raise InputError(f"{reader.folder} has no training images")
+        self.reader, self.augmentation, self.seed = reader, augmentation, seed
+
+    def __getitem__(self, position: int) -> Sample:
+        epoch, place = divmod(position, len(self.reader))
+        index = int(permutation(len(self.reader), self.seed, epoch)[place])
+        generator = np.random.default_rng([self.seed, epoch, index, 1])
+        return self.augmentation(self.reader[index], generator)
+
+
+class RankSteps:
+    """For each step from ``start`` to ``steps``, the positions that belong to one rank."""
+
+    def __init__(self, start: int, steps: int, batch_size: int, rank: int, ranks: int) -> None:
+        self.range = range(start, steps)
+        first, last = (batch_size * r // ranks for r in (rank, rank + 1))
+        self.batch_size, self.slice = batch_size, (first, last)
+
+    def __len__(self) -> int:
+        return len(self.range)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first, last = self.slice
+        for step in self.range:
+            yield list(range(step * self.batch_size + first, step * self.batch_size + last))
+
+
+def training_batches(
+    stream: TrainingStream, positions: RankSteps, *, loader_workers: int = 0
+) -> DataLoader[Batch]:
+    """One batch per step, this rank's share of it."""
+    return DataLoader(
+        stream,
+        batch_sampler=positions,  # pyright: ignore[reportArgumentType]
+        collate_fn=collate,
+        num_workers=loader_workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_one_thread,
+    )
+
+
+def evaluation_batches(
+    reader: ShardReader, *, rank: int = 0, ranks: int = 1, loader_workers: int = 0
+) -> DataLoader[Batch]:
+    """Every image of the split exactly once over all ranks, one by one, at its own size."""
+    return DataLoader(
+        reader,  # pyright: ignore[reportArgumentType]
+        batch_sampler=[[index] for index in range(rank, len(reader), ranks)],
+        collate_fn=collate,
+        num_workers=loader_workers,
+        worker_init_fn=_one_thread,
+    )
+
+
+def collate(samples: list[Sample]) -> Batch:
+    ids, images, labels = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.stack(labels), ids)
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,172 @@
+"""Backbones: counts, shapes, dilations, HRNet's exchange, and what wrong requests are told."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from timm.models.hrnet import BasicBlock, HighResolutionModule
+from torch import nn
+
+from segcore.backbones import build_backbone
+from segcore.backbones.hrnet_fusion import BilinearFusion
+from segcore.errors import InputError
+
+TRUNKS = json.loads((Path(__file__).parent / "parameters.json").read_text())
+
+
+@pytest.mark.parametrize("row", TRUNKS, ids=lambda row: f"{row['backbone']}-{row['parameters']}")
+def test_trunk_has_the_published_count(row):
+    with torch.device("meta"):
+        backbone = build_backbone(row["backbone"], **row["options"])
+    assert sum(each.numel() for each in backbone.parameters()) == row["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "channels", "strides"),
+    [
+        ("resnet18", {}, (64, 128, 256, 512), (4, 8, 16, 32)),
+        ("resnet18", {"output_stride": 8}, (64, 128, 256, 512), (4, 8, 8, 8)),
+        ("mobilenetv2_100", {"output_stride": 16}, (24, 32, 96, 320), (4, 8, 16, 16)),
+        ("hrnet_w18_small_v2", {}, (18, 36, 72, 144), (4, 8, 16, 32)),
+        ("hrnet_w18_small_v2", {"pyramid": "concat"}, (270, 270), (4, 4)),
+        ("convnext_atto", {"output_stride": 16}, (40, 80, 160, 320), (4, 8, 16, 16)),
+    ],
+)
+def test_features_are_what_is_declared_at_any_size(name, options, channels, strides):
+    backbone = build_backbone(name, **options).eval()
+    assert backbone.channels == channels
+    assert backbone.strides == strides
+    for height, width in ((64, 96), (97, 129), (90, 120)):
+        with torch.no_grad():
+            features = backbone(torch.rand(1, 3, height, width))
+        for feature, channel, stride in zip(features, channels, strides, strict=True):
+            # Networks with a patchifying stem round down, those with padding round up.
+            least = 4 * (stride // 4)
+            assert feature.shape[1] == channel
+            assert abs(feature.shape[2] - height / least) < 1
+            assert abs(feature.shape[3] - width / least) < 1
+
+
+def test_channels_last_networks_give_channels_first():
+    name = "swin_tiny_patch4_window7_224"
+    backbone = build_backbone(name, depths=(1, 1, 1, 1), embed_dim=24).eval()
+    features = backbone(torch.rand(1, 3, 224, 224))
+    assert [tuple(each.shape[1:]) for each in features] == [
+        (24, 56, 56), (48, 28, 28), (96, 14, 14), (192, 7, 7),
+    ]  # fmt: skip
+
+
+def test_dilations_at_stride_eight():
+    body = build_backbone("resnet50c", output_stride=8).body
+    convs = {
+        layer: [(block.conv2.stride[0], block.conv2.dilation[0]) for block in body[layer]]
+        for layer in ("layer2", "layer3", "layer4")
+    }
+    assert convs["layer2"] == [(2, 1), (1, 1), (1, 1), (1, 1)]
+    assert convs["layer3"] == [(1, 1)] + [(1, 2)] * 5
+    assert convs["layer4"] == [(1, 2), (1, 4), (1, 4)]
+
+
+def test_concatenation_joins_all_branches_at_the_finest_size():
+    torch.manual_seed(0)
+    backbone = build_backbone("hrnet_w18_small_v2", pyramid="concat").eval()
+    images = torch.rand(1, 3, 65, 97)
+    with torch.no_grad():
+        branches = backbone.body(images)
+        joined, again = backbone(images)
+    assert joined is again
+    parts = joined.split([18, 36, 72, 144], dim=1)
+    torch.testing.assert_close(parts[0], branches[0])
+    for part, branch in zip(parts[1:], branches[1:], strict=True):
+        expected = F.interpolate(branch, (17, 25), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(part, expected)
+
+
+def hrnet_module():
+    torch.manual_seed(0)
+    module = HighResolutionModule(3, BasicBlock, (1, 1, 1), [4, 8, 16], (4, 8, 16), "SUM")
+    for each in module.modules():  # else BatchNorm in eval mode is the identity
+        if isinstance(each, nn.BatchNorm2d):
+            nn.init.uniform_(each.weight, 0.5, 1.5)
+            nn.init.uniform_(each.running_mean, -1, 1)
+    return module.double().eval()
+
+
+def test_exchange_equals_the_formula_at_odd_sizes():
+    module = hrnet_module()
+    fused = BilinearFusion(module)
+    sizes = [(9, 13), (5, 7), (3, 4)]
+    inputs = [
+        torch.randn(2, channels, *size, dtype=torch.float64)
+        for channels, size in zip((4, 8, 16), sizes, strict=True)
+    ]
+    with torch.no_grad():
+        got = fused([*inputs])
+        x = [branch(each) for branch, each in zip(module.branches, inputs, strict=True)]
+        for i, size in enumerate(sizes):
+            total = x[i].clone()
+            for j in range(3):
+                layer = module.fuse_layers[i][j]
+                if j > i:
+                    convolution, norm, _ = layer
+                    small = norm(convolution(x[j]))
+                    total += F.interpolate(small, size, mode="bilinear", align_corners=False)
+                elif j < i:
+                    total += layer(x[j])
+            torch.testing.assert_close(got[i], total.relu(), rtol=0, atol=1e-12)
+
+
+def test_exchange_keeps_names_so_that_weights_load():
+    name = "hrnet_w18_small_v2"
+    theirs = timm.create_model(name, features_only=True, feature_location="").state_dict()
+    assert set(build_backbone(name).body.state_dict()) == set(theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet5oc", {}, "no backbone 'resnet5oc'; did you mean 'resnet50c'"),
+        ("zzzz", {}, "timm.list_models"),
+        ("resnet18", {"output_stride": 7}, "at output stride 7; it can at 8, 16, 32"),
+        ("hrnet_w18", {"output_stride": 8}, "at output stride 8; it can at 32"),
+        ("densenet121", {"output_stride": 8}, r"leave output_stride out \(its own is 32\)"),
+        ("resnet18", {"stem_wdth": 3}, "no option 'stem_wdth'; did you mean 'stem_width'"),
+        ("mobilenetv2_100", {"no_such_thing": 3}, "no option 'no_such_thing'"),
+        ("hrnet_w18", {"drop_rat": 3}, "no option 'drop_rat'; did you mean 'drop_rate'"),
+        ("resnet18", {"stem_type": 3}, "resnet18 with {'stem_type': 3}"),
+        ("resnet18", {"pyramid": "concatt"}, "no pyramid 'concatt'; did you mean 'concat'"),
+    ],
+)
+def test_refusals_say_what_would_work(name, options, message):
+    with pytest.raises(InputError, match=message):
+        build_backbone(name, **options)
+
+
+def test_pretrained_weights_come_from_a_folder(tmp_path):
+    torch.manual_seed(1)
+    source = timm.create_model("resnet18")
+    save_file(source.state_dict(), tmp_path / "resnet18.safetensors")
+    backbone = build_backbone("resnet18", output_stride=8, pretrained=True, weights_folder=tmp_path)
+    loaded = backbone.body.state_dict()
+    assert all(torch.equal(loaded[key], source.state_dict()[key]) for key in loaded)
+
+
+def test_pretrained_weights_that_cannot_be_had(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"holds no pretrained weights.*resnet18\.safetensors"):
+        build_backbone("resnet18", pretrained=True, weights_folder=tmp_path)
+
+    def no_network(*_, **__):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", no_network)
+    with pytest.raises(InputError, match=r"ConnectionError: no route to host.*hub cache"):
+        build_backbone("resnet18", pretrained=True)
+
+
+def test_a_network_without_published_weights():
+    with pytest.raises(InputError, match="pretrained weights for backbone seresnet269d cannot"):
+        build_backbone("seresnet269d", pretrained=True)

@@ -1,0 +1,242 @@
+import inspect
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from segcore.datasets import build_dataset
+from segcore.datasets.folder import Folder
+from segcore.errors import InputError
+from segcore.types import IGNORE
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Ten photos in two sub-folders, each with an index label of the same stem."""
+    for number in range(10):
+        stem = f"{'east' if number % 2 else 'west'}/{number}"
+        write(tmp_path / f"photos/{stem}.jpg", np.full((3, 4, 3), number, np.uint8))
+        write(tmp_path / f"labels/{stem}.png", np.array([[0, 1, 2, 3], [255] * 4], np.uint8))
+    return tmp_path
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def options_of(root: Path) -> dict[str, Any]:
+    return {
+        "root": str(root),
+        "images": "photos/{stem}.jpg",
+        "labels": "labels/{stem}.png",
+        "split": {"val": 0.2, "seed": 0},
+        "classes": {"soil": 0, "leaf": [1, 2], "fruit": 3},
+    }
+
+
+def build(root: Path, **changes) -> Folder:
+    options = options_of(root) | changes
+    dataset = build_dataset("folder", {k: v for k, v in options.items() if v is not None})
+    assert isinstance(dataset, Folder)
+    return dataset
+
+
+def ids(dataset: Folder) -> dict[str, list[str]]:
+    return {split: [pair.id for pair in pairs] for split, pairs in dataset.pairs(Path()).items()}
+
+
+def test_the_documented_example_works(root):
+    text = inspect.getdoc(Folder) or ""
+    example = text[text.index("datasets:") : text.index("``images``:")]
+    table = yaml.safe_load(textwrap.dedent("    " + example))["datasets"]["orchard"]
+    assert len(example.strip().splitlines()) <= 15
+    assert table.pop("form") == "folder"
+    dataset = build_dataset("folder", table["options"] | {"root": str(root)})
+    assert dataset.split_sizes == {"train": 8, "val": 2}
+    assert dataset.classes.names == ("soil", "leaf", "fruit")
+
+
+def test_several_values_make_one_class(root):
+    dataset = build(root)
+    label = dataset.pairs(Path())["train"][0].label
+    assert dataset.read_labels(label).tolist() == [[0, 1, 1, 2], [IGNORE] * 4]
+
+
+def test_fraction_is_a_partition_drawn_by_the_seed(root):
+    first, again, other = (ids(build(root, split={"val": 0.3, "seed": s})) for s in (0, 0, 1))
+    assert first == again != other
+    assert sorted(first["train"] + first["val"]) == sorted(
+        f"{'east' if number % 2 else 'west'}/{number}" for number in range(10)
+    )
+    assert [len(first[split]) for split in ("train", "val")] == [7, 3]
+
+
+def test_fraction_of_the_others_survives_new_images(root):
+    before = set(ids(build(root, split={"val": 0.5}))["val"])
+    write(root / "photos/new.jpg", np.zeros((3, 4, 3), np.uint8))
+    write(root / "labels/new.png", np.zeros((3, 4), np.uint8))
+    after = set(ids(build(root, split={"val": 0.5}))["val"])
+    assert len(before - after) <= 1
+
+
+def test_three_splits(root):
+    assert build(root, split={"val": 0.2, "test": 0.3}).split_sizes == {
+        "train": 5,
+        "val": 2,
+        "test": 3,
+    }
+
+
+def test_a_pattern_per_split(root):
+    (root / "labels/west").rename(root / "labels/train")
+    (root / "labels/east").rename(root / "labels/val")
+    images = {"train": "photos/west/*.jpg", "val": "photos/east/*.jpg"}
+    dataset = build(root, images=images, labels="labels/{split}/{stem}.png", split=None)
+    assert ids(dataset) == {"train": list("02468"), "val": list("13579")}
+    assert dataset.pairs(Path())["val"][2].label == root / "labels/val/5.png"
+
+
+def test_stem_between_prefix_and_suffix(tmp_path):
+    for name in ("a/x", "b/y"):
+        write(tmp_path / f"{name}_photo.jpg", np.zeros((2, 2, 3), np.uint8))
+        write(tmp_path / f"{name}_label.png", np.zeros((2, 2), np.uint8))
+    dataset = build(
+        tmp_path, images="{stem}_photo.*", labels="{stem}_label.png", split={"val": 0.5}
+    )
+    assert sorted(stem for part in ids(dataset).values() for stem in part) == ["a/x", "b/y"]
+
+
+def test_labels_as_a_folder_and_hidden_files_passed_over(root):
+    (root / "photos/west/._0.jpg").write_bytes(b"resource fork")
+    dataset = build(root, labels="labels")
+    assert sum(dataset.split_sizes.values()) == 10
+
+
+def test_lists_of_stems(root):
+    (root / "train.txt").write_text("west/0\nwest/2\n\n")
+    (root / "val.txt").write_text("east/1\n")
+    dataset = build(root, split={"train": "train.txt", "val": "val.txt"})
+    assert ids(dataset) == {"train": ["west/0", "west/2"], "val": ["east/1"]}
+
+
+def test_root_may_be_relative(root, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    dataset = build(Path(root.name))
+    assert dataset.pairs(Path())["val"][0].label.is_file()
+
+
+def test_names_alone_stand_for_0_1_2(root):
+    dataset = build(root, classes=["a", "b", "c", "d"])
+    label = dataset.pairs(Path())["train"][0].label
+    assert dataset.read_labels(label).tolist() == [[0, 1, 2, 3], [IGNORE] * 4]
+
+
+def test_palette_labels_are_read_as_indices(root):
+    dataset = build(root)
+    path = dataset.pairs(Path())["train"][0].label
+    image = Image.fromarray(np.array([[3, 0], [255, 2]], np.uint8))
+    image = image.convert("P")
+    image.putpalette([9, 9, 9] * 256)
+    image.save(path)
+    assert dataset.read_labels(path).tolist() == [[2, 0], [IGNORE, 1]]
+
+
+RGB = {"soil": [96, 64, 0], "leaf": [[0, 128, 0], [0, 129, 0]]}
+
+
+def test_colour_labels(root):
+    dataset = build(root, encoding="colour", classes=RGB, ignore=[0, 0, 0])
+    path = dataset.pairs(Path())["train"][0].label
+    write(path, np.array([[[0, 129, 0], [0, 0, 0]], [[96, 64, 0], [0, 128, 0]]], np.uint8))
+    assert dataset.read_labels(path).tolist() == [[1, IGNORE], [0, 1]]
+    assert dataset.classes.colours == ((96, 64, 0), (0, 128, 0))
+
+
+def test_colour_labels_equal_a_slow_lookup(root):
+    classes = {str(i): [i % 7 * 40, i % 5 * 60, i % 3 * 100] for i in range(105)}
+    dataset = build(root, encoding="colour", classes=classes)
+    pixels = np.random.default_rng(0).choice(list(classes.values()), (20, 30)).astype(np.uint8)
+    write(root / "label.png", pixels)
+    slow = [[list(classes.values()).index(c) for c in row] for row in pixels.tolist()]
+    assert dataset.read_labels(root / "label.png").tolist() == slow
+
+
+def test_unknown_colour_is_named_with_its_count(root):
+    dataset = build(root, encoding="colour", classes=RGB)
+    write(root / "odd.png", np.array([[[96, 64, 0], [1, 2, 3], [1, 2, 3]]], np.uint8))
+    with pytest.raises(InputError, match=r"odd\.png.*\(1, 2, 3\) \(2 pixels\)"):
+        dataset.read_labels(root / "odd.png")
+
+
+def test_unknown_value_is_named_with_its_count(root):
+    dataset = build(root, classes=["a", "b", "c"])
+    with pytest.raises(InputError, match=r"\.png.*3 \(1 pixels\)"):
+        dataset.read_labels(dataset.pairs(Path())["val"][0].label)
+
+
+def test_255_made_up_colours_are_distinct_and_keep_off_the_given_ones(root):
+    names = [f"class {index}" for index in range(255)]
+    plain = build(root, classes=names).classes.colours
+    assert len(set(plain)) == 255
+    given = build(root, classes=names, colours={"class 9": list(plain[0])}).classes.colours
+    assert given[9] == plain[0]
+    assert len(set(given)) == 255
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"root": "nowhere"}, r"root: .*nowhere is no folder"),
+        ({"images": "photos/{stem}.tiff"}, r"no file fits 'photos/\{stem\}\.tiff'"),
+        ({"images": ["a"]}, r"images: \['a'\] does not fit; an example"),
+        ({"labels": "masks/{stem}.png"}, r"images of split train have no label \(.*masks/"),
+        ({"split": None}, "split: needed with one pattern"),
+        ({"images": {"train": "photos/**/*.jpg"}}, "or a pattern per split"),
+        ({"split": {"val": 1.5}}, r"split: \{'val': 1\.5\} does not fit"),
+        ({"split": {"val": 0.99}}, "leave some of 10 images to train"),
+        ({"split": {"val": 0.2, "seed": 0.5}}, "seed: 0.5 does not fit"),
+        ({"split": {"train": "gone.txt", "val": "gone.txt"}}, r"gone\.txt is missing"),
+        ({"classes": {"soil": 0, "leaf": [0, 1]}}, "leaf: label value 0 has a meaning already"),
+        ({"classes": {"soil": 0}, "ignore": [0]}, "ignore: label value 0 has a meaning already"),
+        ({"classes": {"soil": 256}}, "class soil: 256 does not fit"),
+        ({"classes": {"soil": "0"}}, "class soil: '0' does not fit"),
+        ({"classes": []}, "classes: there are 0"),
+        ({"classes": ["soil", "soil"]}, "a name stands twice"),
+        ({"classes": ["soil"], "encoding": "colour"}, "classes: .* does not fit"),
+        ({"classes": {"soil": 3}, "encoding": "colour"}, r"class soil: 3 .*\[99, 0, 0\]"),
+        ({"encoding": "rgb"}, "encoding: 'rgb' is neither index nor colour"),
+        ({"colours": {"sol": [1, 2, 3]}}, "colours: no class 'sol'; did you mean 'soil'"),
+        ({"colours": {"soil": [1, 2, 300]}}, "colours: .* does not fit"),
+        ({"folder": "x"}, "has no option 'folder'"),
+    ],
+)
+def test_refusals_name_the_option_and_the_remedy(root, changes, message):
+    with pytest.raises(InputError, match=message):
+        build_dataset("folder", options_of(root) | changes)
+
+
+def test_an_image_in_two_splits_is_refused(root):
+    (root / "a.txt").write_text("west/0\nwest/2\n")
+    (root / "b.txt").write_text("west/2\n")
+    with pytest.raises(InputError, match=r"west/2\.jpg is in 2 of train, val"):
+        build(root, split={"train": "a.txt", "val": "b.txt"})
+
+
+def test_a_list_with_an_unknown_stem_or_none_is_refused(root):
+    (root / "a.txt").write_text("west/1\n")
+    with pytest.raises(InputError, match=r"a\.txt names 'west/1'"):
+        build(root, split={"train": "a.txt", "val": "a.txt"})
+    (root / "a.txt").write_text("\n")
+    with pytest.raises(InputError, match=r"a\.txt is missing or empty"):
+        build(root, split={"train": "a.txt", "val": "a.txt"})
+
+
+def test_two_images_of_one_stem_are_refused(root):
+    write(root / "photos/west/0.png", np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(InputError, match=r"0\.jpg and .*0\.png share a stem"):
+        build(root, images="photos/{stem}.*")

@@ -1,0 +1,442 @@
+"""Tracking against a real SQLite store and a real server, read back through MLflow itself."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from mlflow import MlflowClient
+
+from pipelines.lineage import this_process
+from pipelines.tracking import Mirror, Store, open_store
+from segcore.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, copied by each test: making one takes seconds."""
+    root = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        open_store(root)
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def store(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(prepared, tmp_path / "mlflow.db")
+    return open_store(tmp_path)
+
+
+def step(number: int, seconds: float = 0.5) -> dict:
+    return {"event": "step", "step": number, "loss": 1 / (number + 1), "seconds": seconds}
+
+
+def evaluated(number: int, miou: float) -> dict:
+    return {"event": "evaluated", "step": number, "miou": miou}
+
+
+def append(path: Path, *events: dict) -> None:
+    with path.open("a") as file:
+        file.writelines(json.dumps(event) + "\n" for event in events)
+
+
+def points(client: MlflowClient, run_id: str, name: str) -> list[tuple[int, float]]:
+    history = client.get_metric_history(run_id, name)
+    return [(each.step, each.value) for each in sorted(history, key=lambda each: each.step)]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+# --- the store -----------------------------------------------------------------------------------
+
+FIRST_START = """
+import os, sys
+from pathlib import Path
+from pipelines.tracking import open_store
+
+def start(name):
+    with open_store(Path(sys.argv[1])).run("shapes", name, config={"seed": 1}):
+        pass
+
+children = []
+for name in sys.argv[2:]:  # forked: each has the imports behind it and starts at the same moment
+    children.append(os.fork())
+    if children[-1] == 0:
+        start(name)
+        os._exit(0)
+sys.exit(any(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
+@pytest.mark.cluster
+def test_concurrent_first_starts_on_an_empty_store_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    names = [f"row-{number}" for number in range(6)]
+    command = [sys.executable, "-c", FIRST_START, str(tmp_path), *names]
+    subprocess.run(command, cwd=ROOT, check=True)
+    client = open_store(tmp_path).client
+    (shapes,) = [each for each in client.search_experiments() if each.name == "shapes"]
+    assert shapes.artifact_location == (tmp_path / "mlartifacts/shapes").as_uri()
+    runs = client.search_runs([shapes.experiment_id])
+    assert sorted(run.info.run_name or "" for run in runs) == names
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert client.search_runs(["0"]) == []
+
+
+def test_a_database_that_is_none_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
+    with pytest.raises(InputError, match=r"mlflow\.db: .*not a database.*move a damaged one aside"):
+        open_store(tmp_path)
+
+
+def test_a_dead_server_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    uri = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(InputError, match=rf"MLFLOW_TRACKING_URI={uri}: .*unset it or start the"):
+        open_store(tmp_path)
+
+
+def test_a_server_that_accepts_and_never_answers_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        uri = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(InputError, match=rf"{uri}: tracking failed \(timed out\)"):
+            open_store(tmp_path)
+
+
+def test_an_address_mlflow_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nosuch://place")
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI=nosuch://place"):
+        open_store(tmp_path)
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def test_a_run_holds_its_configuration_flat_and_whole(store: Store):
+    config = {"method": "fcn", "options": {"width": 64}, "crop": [96, 128], "long": "x" * 9000}
+    config |= {f"key_{number}": number for number in range(150)}
+    run_id = store.start("shapes", "fcn-resnet18-shapes", config=config, tags={"commit": "abc"})
+    run = store.client.get_run(run_id)
+    assert run.info.status == "RUNNING"
+    assert run.data.params["options.width"] == "64"
+    assert run.data.params["crop"] == "[96, 128]"
+    assert run.data.params["long"] == "x" * 6000
+    assert len(run.data.params) == 154
+    assert run.data.tags["mlflow.source.git.commit"] == "abc"
+    held = store.client.download_artifacts(run_id, "config.json")
+    assert json.loads(Path(held).read_text()) == config
+
+
+def test_the_same_key_is_the_same_run_and_another_key_another(store: Store):
+    first = store.start("shapes", "row", config={"seed": 1}, key="row-1234")
+    store.finish(first, "FAILED")
+    again = store.start("shapes", "row", config={"seed": 1, "late": 2}, key="row-1234")
+    other = store.start("shapes", "row", config={"seed": 1}, key="row-5678")
+    assert again == first != other
+    run = store.client.get_run(first)
+    assert run.info.status == "RUNNING"
+    assert run.data.params == {"seed": "1", "late": "2"}
+
+
+def test_children_stand_under_their_parent(store: Store):
+    parent = store.start("shapes", "study", config={})
+    children = [store.start("shapes", f"{n}", config={}, parent=parent) for n in range(3)]
+    (place,) = {store.client.get_run(parent).info.experiment_id}
+    found = store.client.search_runs([place], f"tags.mlflow.parentRunId = '{parent}'")
+    assert {run.info.run_id for run in found} == set(children)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
+)
+def test_a_run_ends_as_what_stopped_it(store: Store, error: type[BaseException], status: str):
+    run_id = store.start("shapes", "row", config={}, key="row")
+    with pytest.raises(error), store.run("shapes", "row", config={}, key="row"):
+        raise error
+    info = store.client.get_run(run_id).info
+    assert info.status == status
+    assert info.end_time is not None
+
+
+def test_a_run_that_nothing_stopped_is_finished(store: Store):
+    with store.run("shapes", "row", config={}) as run_id:
+        assert store.client.get_run(run_id).info.status == "RUNNING"
+    assert store.client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_run_whose_process_was_killed_is_ended_by_the_next_start(store: Store):
+    orphan = store.start("shapes", "orphan", config={})
+    mine = store.start("shapes", "mine", config={})
+    host, number, started = this_process().split(":")
+    store.client.set_tag(orphan, "segcore.process", f"{host}:{number}:{int(started) - 1}")
+    store.start("shapes", "next", config={})
+    assert store.client.get_run(orphan).info.status == "KILLED"
+    assert store.client.get_run(mine).info.status == "RUNNING"
+
+
+def test_an_experiment_deleted_in_the_pages_comes_back(store: Store):
+    run_id = store.start("shapes", "row", config={})
+    store.client.delete_experiment(store.client.get_run(run_id).info.experiment_id)
+    assert store.start("shapes", "row", config={}) != run_id
+
+
+def test_files_tables_scores_and_data_are_in_the_run(store: Store, tmp_path: Path):
+    run_id = store.start("shapes", "row", config={})
+    picture = tmp_path / "curve.txt"
+    picture.write_text("picture")
+    assert store.log_file(run_id, picture, "pictures")
+    for _ in range(2):  # a resumed stage writes its table again
+        assert store.log_table(run_id, "classes", ["name", "iou"], [("road", 0.5), ("pole", 0)])
+    assert store.log_metrics(run_id, {"miou": 0.375, "absent": math.nan}, step=7)
+    assert store.log_dataset(run_id, "shapes", "f" * 64, "data/shards/shapes", "training")
+    place = tmp_path / "mlartifacts/shapes" / run_id / "artifacts"
+    assert (place / "pictures/curve.txt").read_text() == "picture"
+    table = json.loads((place / "classes.json").read_text())
+    assert table == {"columns": ["name", "iou"], "data": [["road", 0.5], ["pole", 0]]}
+    run = store.client.get_run(run_id)
+    assert run.data.metrics["miou"] == 0.375
+    assert math.isnan(run.data.metrics["absent"])
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("shapes", "f" * 36)
+    assert json.loads(data.dataset.source)["hash"] == "f" * 64
+    assert {tag.key: tag.value for tag in data.tags} == {"mlflow.data.context": "training"}
+
+
+def test_system_metrics_are_sampled_and_leave_neither_thread_nor_status(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    run_id = store.start("shapes", "row", config={})
+    before = set(threading.enumerate())
+    with store.system_metrics(run_id):
+        wait_until(lambda: any(key.startswith("system/") for key in values_of(store, run_id)))
+    assert set(threading.enumerate()) == before
+    assert 0 < values_of(store, run_id)["system/system_memory_usage_percentage"] < 100
+    assert store.client.get_run(run_id).info.status == "RUNNING"
+
+
+def values_of(store: Store, run_id: str) -> dict[str, float]:
+    return store.client.get_run(run_id).data.metrics
+
+
+# --- the mirror ----------------------------------------------------------------------------------
+
+
+def test_a_mirror_copies_every_line_once_while_they_come(store: Store, tmp_path: Path):
+    run_id = store.start("shapes", "row", config={})
+    path = tmp_path / "metrics.jsonl"
+    shown = list[int]()
+    with Mirror(
+        store,
+        run_id,
+        path,
+        interval_seconds=0.05,
+        on_event=lambda event: shown.append(event["step"]),
+    ):
+        append(path, *[step(number) for number in range(5)])
+        wait_until(lambda: len(points(store.client, run_id, "loss")) == 5)
+        append(path, evaluated(4, 0.25), *[step(number) for number in range(5, 9)])
+        with path.open("a") as file:
+            file.write('{"event": "step", "st')  # its writer has not finished
+    assert points(store.client, run_id, "loss") == [(n, 1 / (n + 1)) for n in range(9)]
+    assert points(store.client, run_id, "miou") == [(4, 0.25)]
+    assert shown == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8]
+
+
+def test_a_second_start_and_repeated_steps_leave_no_double(store: Store, tmp_path: Path):
+    run_id = store.start("shapes", "row", config={})
+    path = tmp_path / "metrics.jsonl"
+    append(path, *[step(number) for number in range(6)], evaluated(5, 0.2))
+    assert Mirror(store, run_id, path).close()
+    with path.open("a") as file:
+        file.write('{"event": "step", "st\n')  # killed within a line
+    # Resumed from the checkpoint of step 3: two steps happen again, as fast as it now goes.
+    append(path, *[step(number, seconds=0.125) for number in range(4, 9)], evaluated(8, 0.3))
+    assert Mirror(store, run_id, path).close()
+    assert Mirror(store, run_id, path).close()
+    assert points(store.client, run_id, "loss") == [(n, 1 / (n + 1)) for n in range(9)]
+    assert points(store.client, run_id, "miou") == [(5, 0.2), (8, 0.3)]
+    origin = store.client.get_run(run_id).info.start_time
+    times = [each.timestamp - origin for each in store.client.get_metric_history(run_id, "loss")]
+    assert sorted(times) == [500, 1000, 1500, 2000, 2500, 3000, 3125, 3250, 3375]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_rewritten_while_it_is_followed_is_read_again(
+    store: Store, tmp_path: Path, replaced: bool
+):
+    run_id = store.start("shapes", "row", config={})
+    path = tmp_path / "metrics.jsonl"
+    append(path, *[step(number) for number in range(6)])
+    with Mirror(store, run_id, path, interval_seconds=0.05):
+        wait_until(lambda: len(points(store.client, run_id, "loss")) == 6)
+        kept = path.read_text().splitlines(keepends=True)[:3]
+        if replaced:  # longer than before, and its old end lies within a line
+            aside = tmp_path / "aside"
+            aside.write_text("".join(kept))
+            append(aside, *[step(number, seconds=0.0625) for number in range(3, 10)])
+            aside.replace(path)
+        else:
+            path.write_text("".join(kept))
+            time.sleep(0.5)
+            append(path, *[step(number) for number in range(3, 10)])
+    assert points(store.client, run_id, "loss") == [(n, 1 / (n + 1)) for n in range(10)]
+
+
+def test_more_than_one_call_holds_and_thinning(store: Store, tmp_path: Path):
+    run_id = store.start("shapes", "row", config={})
+    path = tmp_path / "metrics.jsonl"
+    append(path, *[step(number) for number in range(1, 1201)], evaluated(1199, 0.4))
+    assert Mirror(store, run_id, path).close()  # 2401 values: three calls
+    assert [number for number, _ in points(store.client, run_id, "loss")] == list(range(1, 1201))
+    thin = store.start("shapes", "thin", config={})
+    assert Mirror(store, thin, path, every=400).close()
+    assert [number for number, _ in points(store.client, thin, "loss")] == [400, 800, 1200]
+    assert points(store.client, thin, "miou") == [(1199, 0.4)]
+    # Thinned lines count for the clock: the last point lies 1200 half seconds after the start.
+    origin = store.client.get_run(thin).info.start_time
+    last = store.client.get_metric_history(thin, "seconds")
+    assert max(each.timestamp for each in last) - origin == 600_000
+
+
+# --- a server that dies --------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+class Server:
+    """``mlflow server`` on loopback, in a process group of its own so that all of it can die."""
+
+    def __init__(self, folder: Path, database: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        shutil.copy(database, folder / "server.db")
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+        command += ["--port", str(self.port), "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        command += ["--artifacts-destination", f"{self.folder}/artifacts"]
+        with (self.folder / "server.log").open("a") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_until(self.answers)
+
+    def answers(self) -> bool:
+        try:
+            with urlopen(f"{self.uri}/health", timeout=1) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    running = Server(folder, prepared)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", running.uri)
+    yield running
+    if running.process.poll() is None:
+        running.kill()
+
+
+TRAINING = """
+import json, sys, time
+with open(sys.argv[1], "a", buffering=1) as file:
+    for number in range(200):
+        event = {"event": "step", "step": number, "loss": 1 / (number + 1), "seconds": 0.5}
+        file.write(json.dumps(event) + "\\n")
+        time.sleep(0.02)
+"""
+
+
+@pytest.mark.cluster
+def test_a_server_killed_during_training_stops_nothing_and_gets_the_rest_later(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    store = open_store(tmp_path)
+    run_id = store.start("shapes", "row", config={"seed": 1}, key="row-1")
+    path = tmp_path / "metrics.jsonl"
+    training = subprocess.Popen([sys.executable, "-c", TRAINING, str(path)])
+    with Mirror(store, run_id, path, interval_seconds=0.1, retry_seconds=0.5):
+        wait_until(lambda: len(points(store.client, run_id, "loss")) > 20)
+        server.kill()
+        length = path.stat().st_size
+        assert training.wait() == 0
+        assert path.stat().st_size > length
+        assert len(path.read_text().splitlines()) == 200
+        assert not store.log_metrics(run_id, {"miou": 0.5})
+        assert not store.finish(run_id)
+        server.start()
+        wait_until(lambda: len(points(store.client, run_id, "loss")) == 200)
+    said = capsys.readouterr().err
+    assert said.count("missed _deliver") == 1
+    assert said.count("missed set_terminated") == 1
+    assert points(store.client, run_id, "loss") == [(n, 1 / (n + 1)) for n in range(200)]
+    assert store.finish(run_id)
+    run = store.client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert str(run.info.artifact_uri).startswith("mlflow-artifacts:")
+    # The registry of a server: files go up and come down through it.
+    for name in ("weights.safetensors", "config.json", "classes.json"):
+        (tmp_path / name).write_text(name)
+    assert store.register(run_id, "row", tmp_path) == store.register(run_id, "row", tmp_path) == 1
+    held = store.fetch("row", "candidate")
+    assert (held / "weights.safetensors").read_text() == "weights.safetensors"
+    assert tmp_path not in held.parents
+
+
+def test_a_mirror_of_a_dead_server_closes_with_one_line(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run_id = store.start("shapes", "row", config={})
+    path = tmp_path / "metrics.jsonl"
+    append(path, step(0), step(1))
+    dead = Store(f"http://127.0.0.1:{free_port()}", tmp_path)
+    assert not Mirror(dead, run_id, path).close()
+    assert capsys.readouterr().err.count("\n") == 1
+    assert Mirror(store, run_id, path).close()  # the next start, with the store back
+    assert points(store.client, run_id, "loss") == [(0, 1), (1, 0.5)]
