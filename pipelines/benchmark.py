@@ -20,12 +20,13 @@ def main(key: str, project: Project) -> None:
     torch.manual_seed(run.seed)
     network = build_network(run, len(classes))
     size = run.benchmark_size or run.crop
-    result = measure(network.eval(), size, rounds=ROUNDS, device=device.type, precision="float32")
-    write_json(project.run(key) / "benchmark.json", result.as_dict())
-    height, width = size
+    measured = measure(network.eval(), size, rounds=ROUNDS, device=device.type, precision="float32")
+    result = measured.as_dict()
+    write_json(project.run(key) / "benchmark.json", result)
+    millions, billions = result["parameters"] / 1e6, result["flops"] / 1e9
     print(
-        f"{key} at {height}x{width} on {result.device}: {result.parameters / 1e6:.2f} M parameters,"
-        f" {result.flops / 1e9:.2f} GFLOPs, {result.fps:.1f} images/s"
+        f"{key} at {size[0]}x{size[1]} on {result['device']}: {millions:.2f} M parameters, "
+        f"{billions:.2f} GFLOPs, {result['fps']:.1f} images/s"
     )
 
 

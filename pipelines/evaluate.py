@@ -5,21 +5,17 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-import torch
-
 from pipelines.lineage import lineage
 from pipelines.progress import progress
 from pipelines.project import Project
+from pipelines.registration import held_version
 from pipelines.stage import run_stage
 from pipelines.tracking import Store, open_store
-from pipelines.train import register
 from segcore.batches import evaluation_batches
 from segcore.errors import InputError
-from segcore.evaluation import ImageResult, evaluate_images
-from segcore.files import read_json, write_json
-from segcore.inference import predict_labels
-from segcore.metrics import Scores
-from segcore.pictures import best_median_worst, save_png, strip
+from segcore.evaluation import Tally, evaluate_images
+from segcore.files import write_json
+from segcore.gallery import draw_extremes
 from segcore.runs import LoadedModel, device_of, load_model
 from segcore.shards import Manifest, ShardReader
 
@@ -27,7 +23,7 @@ from segcore.shards import Manifest, ShardReader
 def main(key: str, project: Project) -> None:
     run, folder = project.row(key), project.run(key)
     store = open_store(project.root)
-    registered = _registered(store, key, folder)
+    registered = held_version(store, key, folder)
     model = load_model(store.fetch(key, registered["version"]))
     shards = project.require_shards(run.dataset)
     manifest = Manifest.read(shards)
@@ -52,40 +48,17 @@ def main(key: str, project: Project) -> None:
     _tell(store, registered, scores, run.splits[0], folder, project.root)
 
 
-def _registered(store: Store, key: str, folder: Path) -> dict[str, Any]:
-    """The version to score; registered again from the row's files where the registry lost it."""
-    registered = read_json(folder / "registered.json")
-    if store.has(key, registered["version"]):
-        return registered
-    print(f"{key}: the registry has lost version {registered['version']}; registering it again")
-    config = read_json(folder / "config.json")
-    tags = {"row": key, "kind": "restored", "data_hash": registered["data_hash"]}
-    with store.run(config["dataset"], f"{key} (restored)", config=config, tags=tags) as run_id:
-        return register(store, run_id, key, folder, registered["miou"], registered["data_hash"])
-
-
 def _score(key: str, model: LoadedModel, shards: str, split: str, overlays: Path) -> dict[str, Any]:
-    reader = ShardReader(shards, split)
-    num_classes = len(model.classes)
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    images = list[dict[str, Any]]()
+    reader, tally = ShardReader(shards, split), Tally(len(model.classes))
     with progress(f"evaluate {key} {split}", len(reader), "images") as bar:
-        for result in evaluate_images(model.network, evaluation_batches(reader), num_classes):
-            confusion += result.confusion
-            images.append({"id": result.id, "miou": _miou_of(result)})
+        for result in evaluate_images(
+            model.network, evaluation_batches(reader), len(model.classes)
+        ):
+            tally.add(result)
             bar.advance()
-    for place, image in best_median_worst(images).items():
-        index = next(i for i, each in enumerate(images) if each["id"] == image["id"])
-        sample = reader[index]
-        found = predict_labels(model.network, sample.image[None])[0].cpu()
-        picture = strip(sample.image, sample.labels, found, model.classes)
-        save_png(picture, overlays / f"{split}-{place}.png")
-    scores = Scores(confusion.numpy()).as_dict(model.classes.names)
-    return {"images": len(reader), **scores, "per_image": images}
-
-
-def _miou_of(result: ImageResult) -> float | None:
-    return result.miou if int(result.confusion.sum()) else None
+    draw_extremes(model, reader, tally.per_image, overlays / split)
+    scores = tally.scores.as_dict(model.classes.names)
+    return {"images": len(reader), **scores, "per_image": tally.per_image}
 
 
 def _tell(

@@ -1,16 +1,11 @@
-"""Where a result comes from: which code, whose hands, which machine, which versions.
+"""Where a result comes from: code, person, machine, versions. For ``lineage.json`` and tags."""
 
-These facts stand in ``lineage.json`` and in the tags of a run; never in ``scores.json``, which two
-machines shall write alike.
-"""
-
-import getpass
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +15,7 @@ PACKAGES = ("segcore", "torch", "torchvision", "timm", "numpy", "ray", "mlflow",
 
 
 def lineage(root: Path) -> dict[str, Any]:
-    """All that is known of this process's origin, as a JSON value.
-
-    ``commit`` is None and ``dirty`` False where ``root`` is no git work tree.
-    """
+    """All of it as a JSON value; the commit is None where ``root`` is no git work tree."""
     return {
         "commit": git_commit(root),
         "dirty": git_dirty(root),
@@ -40,16 +32,17 @@ def git_commit(root: Path) -> str | None:
 
 
 def git_dirty(root: Path) -> bool:
-    """Whether any file differs from HEAD or is unknown to git (and not ignored).
-
-    ``dvc.lock`` does not count: the pipeline itself rewrites it while its stages run.
-    """
+    """Whether a file differs from HEAD or is new to git; ``dvc.lock``, a result, does not count."""
     return bool(_answer("git", "-C", str(root), "status", "--porcelain", "--", ".", ":!dvc.lock"))
 
 
 def who(root: Path) -> str:
-    """The person as git knows her, else the login name."""
-    return _answer("git", "-C", str(root), "config", "user.name") or _login()
+    """The person as git knows her, else the account."""
+    return (
+        _answer("git", "-C", str(root), "config", "user.name")
+        or os.environ.get("USER")
+        or f"user {os.getuid()}"
+    )
 
 
 def hardware() -> dict[str, Any]:
@@ -69,13 +62,9 @@ def hardware() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Python and those of the packages that decide numbers and that are installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version()} | {
+        name: version(name) for name in PACKAGES if any(distributions(name=name))
+    }
 
 
 def _answer(*command: str) -> str:
@@ -87,20 +76,11 @@ def _answer(*command: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a number that has no name
-        return f"user {os.getuid()}"
-
-
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+    return next(names, platform.processor() or platform.machine())
 
 
 def this_process() -> str:

@@ -60,8 +60,8 @@ class TerminalBar:
     def advance(self, count: int = 1, note: str = "") -> None:
         task = self.bar.tasks[self.task]
         rate = (task.completed + count) / max(task.elapsed or 0, 1e-9)
-        fields = {"rate": f"{rate:.1f} {self.unit}/s"} | ({"note": note} if note else {})
-        self.bar.update(task.id, advance=count, **fields)
+        note = note or task.fields["note"]
+        self.bar.update(task.id, advance=count, rate=f"{rate:.1f} {self.unit}/s", note=note)
 
 
 @contextmanager

@@ -11,12 +11,13 @@ from pipelines import cluster
 from pipelines.lineage import lineage
 from pipelines.progress import progress
 from pipelines.project import Project
+from pipelines.registration import register
 from pipelines.stage import run_stage
 from pipelines.tracking import Mirror, Store, open_store
 from segcore.checkpoints import Checkpoint
-from segcore.files import hash_of, read_json, sha256_of, write_json, written_whole
+from segcore.files import hash_of, read_json, written_whole
 from segcore.params import Run
-from segcore.runs import CLASSES, CONFIG, WEIGHTS, check, save_model
+from segcore.runs import check, save_model
 from segcore.shards import Manifest
 
 METRICS = "metrics.jsonl"
@@ -62,30 +63,6 @@ def _train(
         metrics = project.work / name / METRICS
         stack.enter_context(Mirror(store, run_id, metrics, on_event=show))
         return Checkpoint.read(cluster.train_row(run, shards, name, project.work))
-
-
-def register(
-    store: Store, run_id: str, key: str, folder: Path, miou: float, data_hash: str
-) -> dict[str, Any]:
-    """Registers a row's model folder and writes ``registered.json``."""
-    version = store.register(
-        run_id,
-        key,
-        folder,
-        tags={"row": key, "data_hash": data_hash, "score": repr(miou)},
-        metrics={"validation_miou": miou},
-    )
-    facts = {
-        "name": key,
-        "version": version,
-        "run_id": run_id,
-        "miou": miou,
-        "data_hash": data_hash,
-        "files": {name: sha256_of(folder / name) for name in (WEIGHTS, CONFIG, CLASSES)},
-    }
-    write_json(folder / "registered.json", facts)
-    print(f"{key}: best validation mIoU {miou:.4f}, registered as version {version}")
-    return facts
 
 
 def code_hash() -> str:

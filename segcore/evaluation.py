@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -48,3 +49,21 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], num_classes: int) -> 
         confusion += result.confusion
     device = next(network.parameters()).device
     return Scores(total(confusion.to(device)).cpu().numpy())
+
+
+class Tally:
+    """Adds up the results of a split, image by image."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.per_image = list[dict[str, Any]]()
+
+    def add(self, result: ImageResult) -> None:
+        """An image without a labelled pixel has no score of its own."""
+        self.confusion += result.confusion
+        labelled = int(result.confusion.sum()) > 0
+        self.per_image.append({"id": result.id, "miou": result.miou if labelled else None})
+
+    @property
+    def scores(self) -> Scores:
+        return Scores(self.confusion.numpy())

@@ -14,7 +14,7 @@ CODE = ("segcore", "pipelines", "benchmarks")
 
 LINE, FUNCTION = 100, 40
 FILE, METHOD, STAGE = 250, 150, 100
-ENGINES = {"pipelines/cluster.py", "pipelines/tracking.py"}
+ENGINES = ("pipelines/cluster/", "pipelines/tracking/")
 
 ALLOWED: dict[str, int] = {}
 """``path`` or ``path::function`` -> the lines it has today, where that is more than the limit.
@@ -71,7 +71,7 @@ def limit_of(path: Path) -> int:
     name = name_of(path)
     if name.startswith("segcore/models/"):
         return METHOD
-    return STAGE if name.startswith("pipelines/") and name not in ENGINES else FILE
+    return STAGE if name.startswith("pipelines/") and not name.startswith(ENGINES) else FILE
 
 
 def lengths() -> dict[str, tuple[int, int]]:

@@ -50,7 +50,7 @@ def test_without_a_repository_there_is_no_commit_and_the_login_name_stands_in(
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-    monkeypatch.setenv("LOGNAME", "grace")
+    monkeypatch.setenv("USER", "grace")
     assert lineage.git_commit(tmp_path) is None
     assert not lineage.git_dirty(tmp_path)
     assert lineage.who(tmp_path) == "grace"

@@ -165,6 +165,13 @@ def test_the_same_key_is_the_same_run_and_another_key_another(store: Store):
     assert run.data.params == {"seed": "1", "late": "2"}
 
 
+def test_what_is_not_known_is_no_tag(store: Store):
+    run_id = store.start("shapes", "row", config={"init": None}, tags={"commit": None})
+    data = store.client.get_run(run_id).data
+    assert {"commit", "mlflow.source.git.commit"}.isdisjoint(data.tags)
+    assert data.params == {"init": "null"}
+
+
 def test_children_stand_under_their_parent(store: Store):
     parent = store.start("shapes", "study", config={})
     children = [store.start("shapes", f"{n}", config={}, parent=parent) for n in range(3)]

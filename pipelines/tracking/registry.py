@@ -1,0 +1,185 @@
+"""The shelf of what came out: registered models, their versions, aliases and gate."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from mlflow import artifacts, entities
+from mlflow.exceptions import MlflowException
+
+from pipelines.tracking.connection import Connection
+from pipelines.tracking.gate import Decision, decide, move_record
+from pipelines.tracking.runs import flat
+from segcore.errors import InputError, suggestion
+from segcore.files import hash_of, sha256_of
+
+MODEL_FILES = ("weights.safetensors", "config.json", "classes.json")
+
+
+class Version(NamedTuple):
+    """A version of a registered model."""
+
+    number: int
+    aliases: list[str]
+    run_id: str
+    tags: dict[str, str]
+
+
+class Registry(Connection):
+    """Registered models: versions, aliases, and the gate before ``champion``."""
+
+    def register(
+        self,
+        run_id: str,
+        name: str,
+        folder: Path,
+        *,
+        tags: dict[str, Any] | None = None,
+        metrics: dict[str, float] | None = None,
+    ) -> int:
+        """The version that holds the folder's MODEL_FILES; it becomes ``candidate``.
+
+        The same files again are the same version. Raises InputError where a file is missing.
+        """
+        if absent := [file for file in MODEL_FILES if not (folder / file).is_file()]:
+            raise InputError(f"{folder} lacks {', '.join(absent)}; run its training to the end")
+        facts = flat((tags or {}) | (metrics or {}))
+        facts["content"] = hash_of([sha256_of(folder / file) for file in MODEL_FILES])
+        with self.asked():
+            number = self._held(name, facts["content"]) or self._add(run_id, name, folder)
+            self._note(name, number, facts)
+            with self.locked():
+                self._move(name, "candidate", number, f"registered by run {run_id}")
+        return number
+
+    def fetch(self, name: str, version: int | str) -> Path:
+        """A folder with the MODEL_FILES of a version (number or alias). Never write to it.
+
+        It is the store's own where that is local, else a temporary copy. Raises InputError.
+        """
+        with self.asked():
+            number = self._number(name, version)
+            if number is None:
+                raise InputError(self._absence(name, version))
+            if not self.has(name, number):
+                raise InputError(
+                    f"version {number} of {name!r} has lost its files; register it again"
+                )
+            return Path(artifacts.download_artifacts(**self._files(name, number)))
+
+    def has(self, name: str, version: int | str) -> bool:
+        """Whether the registry knows the version or alias and still holds its files."""
+        with self.asked():
+            if (number := self._number(name, version)) is None:
+                return False
+            held = artifacts.list_artifacts(**self._files(name, number))
+        return {Path(each.path).name for each in held} >= set(MODEL_FILES)
+
+    def promote(
+        self, name: str, version: int, *, score: float, data_hash: str, because: str | None = None
+    ) -> Decision:
+        """Makes a version ``champion`` if ``decide`` lets it; notes it on the version.
+
+        ``because`` is a person's reason to promote it whatever the scores say.
+        """
+        facts = {"score": repr(score), "data_hash": data_hash}
+        with self.asked(), self.locked():
+            champion = next((v for v in self.versions(name) if "champion" in v.aliases), None)
+            rival = None if champion is None or champion.number == version else champion.tags
+            decision = decide(facts, rival, because)
+            self._note(name, version, facts | {"gate": decision.reason})
+            if decision.promoted:
+                self._move(name, "champion", version, decision.reason)
+        return decision
+
+    def versions(self, name: str) -> list[Version]:
+        """Every version, oldest first; none where there is no such model."""
+        with self.asked():
+            found = self.client.search_model_versions(f"name = '{name}'")
+            owners = self._model(name)[0]
+        listed = list[Version]()
+        for each in sorted(found, key=lambda each: int(each.version)):
+            aliases = sorted(alias for alias in owners if owners[alias] == int(each.version))
+            listed.append(Version(int(each.version), aliases, each.run_id or "", each.tags))
+        return listed
+
+    def aliases(self, name: str, version: int) -> list[str]:
+        return [
+            alias
+            for each in self.versions(name)
+            if each.number == version
+            for alias in each.aliases
+        ]
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """The moves of aliases, oldest first: when, who, why, alias, from, to."""
+        with self.asked():
+            return json.loads(self._model(name)[1].get("history", "[]"))
+
+    def _files(self, name: str, number: int) -> dict[str, str]:
+        place = self.client.get_model_version_download_uri(name, str(number))
+        return {"artifact_uri": f"{place}/artifacts/model", "tracking_uri": self.uri}
+
+    def _model(self, name: str) -> tuple[dict[str, int], dict[str, str]]:
+        """Aliases and tags of a registered model; both empty where there is none."""
+        try:
+            model = self.client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return {}, {}
+        return {alias: int(number) for alias, number in model.aliases.items()}, model.tags
+
+    def _number(self, name: str, version: int | str) -> int | None:
+        for each in self.versions(name):
+            if str(version) in (str(each.number), *each.aliases):
+                return each.number
+        return None
+
+    def _absence(self, name: str, version: int | str) -> str:
+        known = [word for v in self.versions(name) for word in (str(v.number), *v.aliases)]
+        if known:
+            return (
+                f"model {name!r} has no version {str(version)!r}{suggestion(str(version), known)}"
+            )
+        names = [each.name for each in self.client.search_registered_models()]
+        return f"the registry has no model {name!r}{suggestion(name, names)}"
+
+    def _held(self, name: str, content: str) -> int | None:
+        same = (v.number for v in self.versions(name) if v.tags.get("content") == content)
+        return next((number for number in same if self.has(name, number)), None)
+
+    def _note(self, name: str, number: int, facts: dict[str, str]) -> None:
+        for tag, value in facts.items():
+            self.client.set_model_version_tag(name, str(number), tag, value)
+
+    def _add(self, run_id: str, name: str, folder: Path) -> int:
+        from pipelines.served_model import pack  # not above: it imports torch
+
+        experiment_id = self.client.get_run(run_id).info.experiment_id
+        model = self.client.create_logged_model(experiment_id, name, run_id)
+        with TemporaryDirectory() as packed:
+            pack([folder / file for file in MODEL_FILES], Path(packed), run_id)
+            self.client.log_model_artifacts(model.model_id, packed)
+        self.client.finalize_logged_model(model.model_id, "READY")
+        self.client.log_outputs(run_id, [entities.LoggedModelOutput(model.model_id, 0)])
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        # Not the usual "models:/ID": MLflow would look that up in a store of its own choosing.
+        place, identity = model.artifact_location, model.model_id
+        return int(self.client.create_model_version(name, place, run_id, model_id=identity).version)
+
+    def _move(self, name: str, alias: str, number: int, why: str) -> None:
+        owners, tags = self._model(name)
+        if owners.get(alias) == number:
+            return
+        move = move_record(self.root, alias, owners.get(alias), number, why)
+        self.client.set_registered_model_alias(name, alias, str(number))
+        self._note(name, number, {f"moved.{alias}": json.dumps(move)})
+        history = [*json.loads(tags.get("history", "[]")), move]
+        # A tag holds 100 000 characters; each version keeps its own last moves besides.
+        self.client.set_registered_model_tag(name, "history", json.dumps(history[-200:]))
