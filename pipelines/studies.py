@@ -49,7 +49,7 @@ class Study:
                 self.store.finish(run_id, status)
         if status == "FINISHED":
             table = self.table()
-            columns = ["id", *self.trials[table[0]["id"]]["values"], "miou", "steps", "status"]
+            columns = ["id", *table[0]["values"], "miou", "steps", "status"]
             rows = [[{**t, **t["values"]}.get(c) for c in columns] for t in table]
             self.store.log_table(self.parent, "trials", columns, rows)
             best = max((t["miou"] for t in table if t["miou"] is not None), default=0.0)
