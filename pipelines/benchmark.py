@@ -4,7 +4,7 @@ import torch
 
 from pipelines.project import Project
 from pipelines.stage import run_stage
-from segcore.files import read_json, write_json
+from segcore.files import write_json
 from segcore.measure import measure
 from segcore.runs import build_network, device_of
 from segcore.shards import Manifest
@@ -13,7 +13,7 @@ ROUNDS = 20
 
 
 def main(key: str, project: Project) -> None:
-    run = project.row(key, read_json(project.run(key) / "search.json")["best"])
+    run = project.tuned_row(key)
     classes = Manifest.read(project.require_shards(run.dataset)).classes
     device = device_of(run)
     run = run.model_copy(update={"pretrained": False, "auxiliary": False})

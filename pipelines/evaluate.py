@@ -10,7 +10,7 @@ from pipelines.progress import progress
 from pipelines.project import Project
 from pipelines.registration import held_version
 from pipelines.stage import run_stage
-from pipelines.tracking import Store, open_store
+from pipelines.tracking import Store, Version, open_store
 from segcore.batches import evaluation_batches
 from segcore.errors import InputError
 from segcore.evaluation import Tally, evaluate_images
@@ -23,13 +23,13 @@ from segcore.shards import Manifest, ShardReader
 def main(key: str, project: Project) -> None:
     run, folder = project.row(key), project.run(key)
     store = open_store(project.root)
-    registered = held_version(store, key, folder)
-    model = load_model(store.fetch(key, registered["version"]))
+    version = held_version(store, key, folder)
+    model = load_model(store.fetch(key, version.number))
     shards = project.require_shards(run.dataset)
     manifest = Manifest.read(shards)
     if model.classes != manifest.classes:
         raise InputError(
-            f"model {key} version {registered['version']} was trained on other classes than "
+            f"model {key} version {version.number} was trained on other classes than "
             f"{shards} holds; run: dvc repro train@{key}"
         )
     model.network.to(device_of(run))
@@ -45,7 +45,7 @@ def main(key: str, project: Project) -> None:
         "splits": splits,
     }
     write_json(folder / "scores.json", scores)
-    _tell(store, registered, scores, run.splits[0], folder, project.root)
+    _tell(store, version, scores, run.splits[0], folder, project.root)
 
 
 def _score(key: str, model: LoadedModel, shards: str, split: str, overlays: Path) -> dict[str, Any]:
@@ -63,14 +63,14 @@ def _score(key: str, model: LoadedModel, shards: str, split: str, overlays: Path
 
 def _tell(
     store: Store,
-    registered: dict[str, Any],
+    version: Version,
     scores: dict[str, Any],
     split: str,
     folder: Path,
     root: Path,
 ) -> None:
     """The run and the registry hear of the scores; ``lineage.json`` says where they come from."""
-    key, version, run_id = scores["row"], registered["version"], registered["run_id"]
+    key, run_id = scores["row"], version.run_id
     for name, result in scores["splits"].items():
         figures = ("miou", "pixel_accuracy", "mean_accuracy")
         store.log_metrics(run_id, {f"{name}.{figure}": result[figure] for figure in figures})
@@ -79,12 +79,12 @@ def _tell(
     for picture in sorted((folder / "overlays").iterdir()):
         store.log_file(run_id, picture, "overlays")
     miou, data_hash = scores["splits"][split]["miou"], scores["data_hash"]
-    decision = store.promote(key, version, score=miou, data_hash=data_hash)
-    print(f"{key} version {version}: {split} mIoU {miou:.4f}; champion: {decision.reason}")
+    decision = store.promote(key, version.number, score=miou, data_hash=data_hash)
+    print(f"{key} version {version.number}: {split} mIoU {miou:.4f}; champion: {decision.reason}")
     facts = {
         "model": key,
-        "version": str(version),
-        "aliases": store.aliases(key, version),
+        "version": str(version.number),
+        "aliases": store.aliases(key, version.number),
         "run_id": run_id,
         "data_hash": data_hash,
         "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),

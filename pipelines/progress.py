@@ -34,8 +34,10 @@ class PlainBar:
     def advance(self, count: int = 1, note: str = "") -> None:
         self.done += count
         self.note = note or self.note
-        if self.done < self.total and monotonic() - self.said < SECONDS_BETWEEN_LINES:
-            return
+        if self.done < self.total and monotonic() - self.said >= SECONDS_BETWEEN_LINES:
+            self.say()
+
+    def say(self) -> None:
         self.said = monotonic()
         spent = self.said - self.begun
         rate = self.done / max(spent, 1e-9)
@@ -68,7 +70,9 @@ class TerminalBar:
 def progress(what: str, total: int, unit: str) -> Iterator[PlainBar | TerminalBar]:
     """A bar for ``total`` units of work; ``advance`` it."""
     if not sys.stderr.isatty():
-        yield PlainBar(what, total, unit)
+        plain = PlainBar(what, total, unit)
+        yield plain
+        plain.say()
         return
     columns = (
         TextColumn("{task.description}"),

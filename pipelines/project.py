@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segcore.datasets import Dataset, build_dataset
 from segcore.errors import InputError
+from segcore.files import read_json
 from segcore.params import DatasetTable, Options, Params, Run, read_params
 
 
@@ -22,6 +23,11 @@ class Project:
 
     def row(self, key: str, tuned: Options | None = None) -> Run:
         return self.params.resolve(key, tuned)
+
+    def tuned_row(self, key: str) -> Run:
+        """The row with what its search found. Raises InputError where *tune* has not run."""
+        self.row(key)  # first, since an unknown row has no file either
+        return self.row(key, read_json(self.run(key) / "search.json")["best"])
 
     def dataset(self, name: str) -> tuple[Dataset, DatasetTable]:
         """Raises InputError where the table has no such dataset or it cannot be built."""

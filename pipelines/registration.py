@@ -1,23 +1,14 @@
 """From a row's model folder to a version in the registry, and back there if it was lost."""
 
 from pathlib import Path
-from typing import Any
 
-from pipelines.tracking import MODEL_FILES, Store
+from pipelines.tracking import MODEL_FILES, Store, Version
 from segcore.files import read_json, sha256_of, write_json
 
 
-def register(
-    store: Store, run_id: str, key: str, folder: Path, miou: float, data_hash: str
-) -> dict[str, Any]:
-    """Registers a row's model folder and writes ``registered.json``."""
-    version = store.register(
-        run_id,
-        key,
-        folder,
-        tags={"row": key, "data_hash": data_hash, "score": repr(miou)},
-        metrics={"validation_miou": miou},
-    )
+def register(store: Store, run_id: str, key: str, folder: Path, miou: float, data_hash: str) -> int:
+    """Registers a row's model folder and writes ``registered.json``; returns the version."""
+    version = _add(store, run_id, key, folder, miou, data_hash)
     facts = {
         "name": key,
         "version": version,
@@ -28,16 +19,31 @@ def register(
     }
     write_json(folder / "registered.json", facts)
     print(f"{key}: best validation mIoU {miou:.4f}, registered as version {version}")
-    return facts
+    return version
 
 
-def held_version(store: Store, key: str, folder: Path) -> dict[str, Any]:
-    """The version to score; registered again from the row's files where the registry lost it."""
-    registered = read_json(folder / "registered.json")
-    if store.has(key, registered["version"]):
-        return registered
-    print(f"{key}: the registry has lost version {registered['version']}; registering it again")
-    config = read_json(folder / "config.json")
-    tags = {"row": key, "kind": "restored", "data_hash": registered["data_hash"]}
+def held_version(store: Store, key: str, folder: Path) -> Version:
+    """The version that holds the row's weights; added again where the registry lost it.
+
+    ``registered.json`` stays as training wrote it: it is that stage's output, and to write it
+    here would make DVC train again.
+    """
+    if held := store.holding(key, folder):
+        return held
+    registered, config = read_json(folder / "registered.json"), read_json(folder / "config.json")
+    miou, data_hash = registered["miou"], registered["data_hash"]
+    tags = {"row": key, "kind": "restored", "data_hash": data_hash}
     with store.run(config["dataset"], f"{key} (restored)", config=config, tags=tags) as run_id:
-        return register(store, run_id, key, folder, registered["miou"], registered["data_hash"])
+        version = _add(store, run_id, key, folder, miou, data_hash)
+    print(f"{key}: the registry had lost these weights; registered again as version {version}")
+    return next(each for each in store.versions(key) if each.number == version)
+
+
+def _add(store: Store, run_id: str, key: str, folder: Path, miou: float, data_hash: str) -> int:
+    return store.register(
+        run_id,
+        key,
+        folder,
+        tags={"row": key, "data_hash": data_hash, "score": repr(miou)},
+        metrics={"validation_miou": miou},
+    )

@@ -3,9 +3,10 @@
 The best row of each dataset is also published under the dataset's own name.
 """
 
-from typing import Any
+from pathlib import Path
 
 from pipelines.project import Project
+from pipelines.registration import held_version
 from pipelines.stage import run_stage
 from pipelines.tracking import Store, open_store
 from segcore.files import read_json
@@ -20,16 +21,16 @@ def main(_key: str, project: Project) -> None:
     store = open_store(project.root)
     board = leaderboard(rows)
     for name in names:
-        _log_benchmark(store, name, project)
+        version = held_version(store, name, project.run(name))
+        _log_benchmark(store, version.run_id, project.run(name))
     for dataset in sorted({entry["dataset"] for entry in board}):
         best = next(entry for entry in board if entry["dataset"] == dataset)
         _publish(store, dataset, best["row"], project)
     print((project.reports / "leaderboard.md").read_text())
 
 
-def _log_benchmark(store: Store, name: str, project: Project) -> None:
-    figures = read_json(project.run(name) / "benchmark.json")
-    run_id = read_json(project.run(name) / "registered.json")["run_id"]
+def _log_benchmark(store: Store, run_id: str, folder: Path) -> None:
+    figures = read_json(folder / "benchmark.json")
     metrics = {key: float(figures[key]) for key in ("parameters", "flops", "fps", "peak_memory_mb")}
     metrics["latency_ms"] = figures["latency_ms"]["median"]
     store.log_metrics(run_id, {f"benchmark.{key}": value for key, value in metrics.items()})
@@ -37,12 +38,12 @@ def _log_benchmark(store: Store, name: str, project: Project) -> None:
 
 def _publish(store: Store, dataset: str, row: str, project: Project) -> None:
     folder = project.run(row)
-    registered: dict[str, Any] = read_json(folder / "registered.json")
+    held = held_version(store, row, folder)
     scores = read_json(folder / "scores.json")
     split = read_json(folder / "config.json")["splits"][0]
     score, data_hash = scores["splits"][split]["miou"], scores["data_hash"]
-    tags = {"row": row, "row_version": registered["version"]}
-    version = store.register(registered["run_id"], dataset, folder, tags=tags)
+    tags = {"row": row, "row_version": held.number}
+    version = store.register(held.run_id, dataset, folder, tags=tags)
     decision = store.promote(dataset, version, score=score, data_hash=data_hash)
     print(f"best on {dataset}: {row}, version {version} of model {dataset}; {decision.reason}")
 

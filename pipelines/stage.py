@@ -54,6 +54,8 @@ def run_safely(action: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, _terminated)
     if "DVC_STAGE" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getpgid(os.getppid()) != os.getpgrp():  # it ended while this process was starting
+            sys.exit(143)
     try:
         action()
     except InputError as error:

@@ -15,7 +15,7 @@ from pipelines.registration import register
 from pipelines.stage import run_stage
 from pipelines.tracking import Mirror, Store, open_store
 from segcore.checkpoints import Checkpoint
-from segcore.files import hash_of, read_json, written_whole
+from segcore.files import hash_of, written_whole
 from segcore.params import Run
 from segcore.runs import check, save_model
 from segcore.shards import Manifest
@@ -24,7 +24,7 @@ METRICS = "metrics.jsonl"
 
 
 def main(key: str, project: Project) -> None:
-    run = project.row(key, read_json(project.run(key) / "search.json")["best"])
+    run = project.tuned_row(key)
     shards = project.require_shards(run.dataset)
     manifest = Manifest.read(shards)
     check(run, len(manifest.classes))

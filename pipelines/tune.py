@@ -3,6 +3,7 @@
 A row without ``search:`` passes at once, with no trial and nothing tuned.
 """
 
+import csv
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import rmtree
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.project import Project
 from pipelines.stage import run_stage
-from segcore.files import write_json
+from segcore.files import write_json, written_whole
 from segcore.params import Run, Search
 
 if TYPE_CHECKING:
@@ -19,17 +20,13 @@ if TYPE_CHECKING:
 
 def main(key: str, project: Project) -> None:
     run, folder = project.row(key), project.run(key)
-    pictures = folder / "search"
-    pictures.mkdir(parents=True, exist_ok=True)
+    (folder / "search").mkdir(parents=True, exist_ok=True)
     if run.search is None:
-        write_json(
-            folder / "search.json", {"metric": "miou", "space": {}, "best": {}, "trials": []}
-        )
+        _write(folder, {"metric": "miou", "space": {}, "best": {}, "trials": []})
         return
     study = _search(key, run, run.search, project)
     trials = study.table()
-    scored = [trial for trial in trials if trial["miou"] is not None]
-    best = max(scored, key=lambda trial: trial["miou"])
+    best = max((t for t in trials if t["miou"] is not None), key=lambda trial: trial["miou"])
     result = {
         "metric": "miou",
         "space": run.search.model_dump(mode="json")["space"],
@@ -37,10 +34,21 @@ def main(key: str, project: Project) -> None:
         "best_trial": best["id"],
         "trials": trials,
     }
-    for picture in _draw(result, pictures):
+    for picture in _draw(result, folder / "search"):
         study.store.log_file(study.parent, picture)
-    write_json(folder / "search.json", result)
+    _write(folder, result)
     print(f"{key}: best of {len(trials)} trials {best['miou']:.4f} with {best['values']}")
+
+
+def _write(folder: Path, result: dict[str, Any]) -> None:
+    names = list(result["space"])
+    with written_whole(folder / "search" / "trials.csv") as aside, aside.open("w") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["trial", *names, "miou", "steps", "status"])
+        for trial in result["trials"]:
+            values = [trial["values"][name] for name in names]
+            table.writerow([trial["id"], *values, trial["miou"], trial["steps"], trial["status"]])
+    write_json(folder / "search.json", result)
 
 
 def _search(key: str, run: Run, search: Search, project: Project) -> "Study":
@@ -56,21 +64,21 @@ def _search(key: str, run: Run, search: Search, project: Project) -> "Study":
     manifest = Manifest.read(shards)
     check(run, len(manifest.classes))
     store = open_store(project.root)
-    values = run.model_dump(mode="json") | {
+    alone = run.model_copy(update={"workers": 1})  # a trial trains in one process
+    values = alone.model_dump(mode="json") | {
         "steps": search.steps,
         "evaluate_every": search.evaluate_every,
         "save_every": search.steps,
-        "workers": 1,
         "search": None,
     }
     name = f"tune-{key}-{run.fingerprint()}"
     rmtree(project.work / name, ignore_errors=True)
     with ExitStack() as stack:
-        stack.enter_context(cluster.cluster(run, search.concurrent))
+        stack.enter_context(cluster.cluster(alone, search.concurrent))
         steps = stack.enter_context(progress(f"tune {key}", search.trials, "trials"))
         study = Study(store, key, run, manifest, steps, project.root)
         stack.enter_context(study)
-        cluster.search_row(values, run, shards, name, project.work, study)
+        cluster.search_row(values, alone, shards, name, project.work, study)
     rmtree(project.work / name, ignore_errors=True)
     return study
 

@@ -7,6 +7,7 @@ depend on the number of ranks or loader workers, and the position is one integer
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,11 +64,11 @@ class RankSteps:
 
 def training_batches(
     stream: TrainingStream, positions: RankSteps, *, loader_workers: int = 0
-) -> DataLoader[Batch]:
+) -> DataLoader[Any]:
     """One batch per step, this rank's share of it."""
     return DataLoader(
         stream,
-        batch_sampler=positions,  # pyright: ignore[reportArgumentType]
+        batch_sampler=positions,
         collate_fn=collate,
         num_workers=loader_workers,
         pin_memory=torch.cuda.is_available(),
@@ -77,7 +78,7 @@ def training_batches(
 
 def evaluation_batches(
     reader: ShardReader, *, rank: int = 0, ranks: int = 1, loader_workers: int = 0
-) -> DataLoader[Batch]:
+) -> DataLoader[Any]:
     """Every image of the split exactly once over all ranks, one by one, at its own size."""
     return DataLoader(
         reader,  # pyright: ignore[reportArgumentType]

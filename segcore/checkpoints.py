@@ -1,23 +1,23 @@
 """Everything needed to go on bit for bit: model, optimizer, schedule, position, best weights.
 
 Random states need no place here: they are a function of (seed, step, rank), see training.py.
-A checkpoint is a folder, written aside and then renamed, so one that has its name is whole.
+A checkpoint is a folder that holds one file. Both are written aside and then renamed, so what
+has its name is whole, whenever the writer is killed.
 """
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segcore.errors import InputError
 
 STATE = "state.pt"
-BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -33,31 +33,33 @@ class Checkpoint:
     best_weights: dict[str, Tensor] | None = None
 
     def write(self, folder: Path) -> None:
-        """Writes ``folder``; one that stands there is replaced when the new one is whole."""
+        """Writes ``folder``; a checkpoint that stands there is replaced in one move.
+
+        One process at a time writes to a folder: what a killed one left beside it is removed.
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for stale in folder.parent.glob(f".{folder.name}.*.part"):
+            shutil.rmtree(stale)
         aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        values = {"step": self.step, "best_miou": self.best_miou, "state": self.state}
-        torch.save(values, aside / STATE)
-        if self.best_weights is not None:
-            save_file(self.best_weights, aside / BEST)
-        for path in aside.iterdir():
-            _flush(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.replace(folder)
+        aside.mkdir()
+        with (aside / STATE).open("wb") as file:
+            torch.save({field.name: getattr(self, field.name) for field in fields(self)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if folder.exists():
+            # A folder with content cannot be replaced at once; the one file in it can.
+            (aside / STATE).replace(folder / STATE)
+            aside.rmdir()
+        else:
+            aside.replace(folder)
 
     @classmethod
     def read(cls, folder: Path) -> "Checkpoint":
         """Raises InputError where the folder holds no whole checkpoint."""
         try:
             values = torch.load(folder / STATE, weights_only=True, map_location="cpu")
-        except (FileNotFoundError, RuntimeError, EOFError) as error:
-            message = f"{folder} is no whole checkpoint ({error}); delete it to start afresh"
+            return cls(**values)
+        except (OSError, RuntimeError, EOFError, UnpicklingError, TypeError) as error:
+            first_line = str(error).partition("\n")[0]
+            message = f"{folder} is no whole checkpoint ({first_line}); delete it to start afresh"
             raise InputError(message) from None
-        best = load_file(folder / BEST) if (folder / BEST).exists() else None
-        return cls(values["step"], values["state"], values["best_miou"], best)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

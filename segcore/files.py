@@ -3,10 +3,13 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from segcore.errors import InputError
 
@@ -27,19 +30,48 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     with written_whole(path) as aside:
-        aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(value, indent=1, ensure_ascii=False)
+        aside.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
     """Raises InputError where the file is missing or cut short."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing; the stage that writes it has not run") from None
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path} is not whole ({error}); delete it and run its stage again"
-        ) from None
+    except ValueError as error:  # no JSON, or no UTF-8
+        remedy = "delete it and run its stage again"
+        raise InputError(f"{path} is not whole ({error}); {remedy}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: 1e-3 is a number, and a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                problem = f"the key {key.value!r} stands twice; remove one"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+# PyYAML reads YAML 1.1, whose exponents need a point before them and a sign; YAML 1.2's do not.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """Raises InputError where the file is no YAML or a table has the same key twice."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
 
 
 def sha256_of(path: Path) -> str:

@@ -8,15 +8,26 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
+from segcore.errors import InputError
 from segcore.types import IGNORE
 
 
 def confusion_matrix(
     labels: Integer[Tensor, "*shape"], predicted: Integer[Tensor, "*shape"], num_classes: int
 ) -> Int[Tensor, "k k"]:
-    """Pixels by (label, prediction); pixels labelled IGNORE do not count."""
+    """Pixels by (label, prediction); pixels labelled IGNORE do not count.
+
+    Raises InputError where a label or a prediction is no class: it would be counted as another.
+    """
     counted = labels != IGNORE
-    pairs = labels[counted].long() * num_classes + predicted[counted].long()
+    true, found = labels[counted].long(), predicted[counted].long()
+    for what, values in (("label", true), ("predicted class", found)):
+        if values.numel() and (highest := int(values.max())) >= num_classes:
+            raise InputError(
+                f"{what} {highest} where there are {num_classes} classes (0 to {num_classes - 1}); "
+                "evaluate a model on the dataset that it was trained for"
+            )
+    pairs = true * num_classes + found
     return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
 
 

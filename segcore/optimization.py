@@ -42,15 +42,16 @@ def build_schedule(
 ) -> LambdaLR:
     """The learning rate of each step, as a share of each group's own.
 
-    poly is (1 - step/steps)^power (ParseNet; Liu et al., 2015, arXiv:1506.04579), never below
-    ``min_learning_rate``; warm-up is linear, from the first step on.
+    poly is (1 - step/steps)^power (ParseNet; Liu et al., 2015, arXiv:1506.04579), cosine is
+    (1 + cos(pi step/steps)) / 2 (SGDR; Loshchilov & Hutter, 2017, arXiv:1608.03983, eq. 5); both
+    never below ``min_learning_rate``. Warm-up multiplies that by (step + 1) / ``warmup_steps``
+    (MMCV's linear form), so the curve has no jump where it ends. The first step is step 0.
     """
     shape = {"poly": partial(_poly, power=power), "cosine": _cosine, "constant": _constant}[name]
 
     def share(step: int, group_rate: float) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        return max(shape(min(step / steps, 1.0)), min_learning_rate / group_rate)
+        warmth = min(1.0, (step + 1) / max(warmup_steps, 1))
+        return warmth * max(shape(min(step / steps, 1.0)), min_learning_rate / group_rate)
 
     return LambdaLR(optimizer, [partial(share, group_rate=g["lr"]) for g in optimizer.param_groups])
 

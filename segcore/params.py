@@ -4,20 +4,20 @@ One rule decides every value of a row: tuned > row > dataset's recipe > defaults
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
 
-from segcore.errors import InputError, suggestion
-from segcore.files import hash_of
+from segcore.errors import InputError, suggestion, validated
+from segcore.files import hash_of, read_yaml
 
 Positive = Annotated[int, Gt(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 Size = tuple[Positive, Positive]
 Options = dict[str, Any]
-T = TypeVar("T", bound=BaseModel)
+FIXED = {"method", "backbone", "dataset", "search", "workers", "steps", "splits"}
+"""What a search may not change."""
 
 
 class Table(BaseModel):
@@ -52,10 +52,27 @@ class Int(Table):
     int: tuple[int, int]
 
 
+KINDS = {"choice", "uniform", "loguniform", "int"}
+
+
+def _kind(value: Any) -> str:
+    keys = list(value) if isinstance(value, dict) else getattr(value, "model_fields_set", ())
+    return str(*keys) if len(keys) == 1 else ""
+
+
+Space = Annotated[
+    Annotated[Choice, Tag("choice")]
+    | Annotated[Uniform, Tag("uniform")]
+    | Annotated[LogUniform, Tag("loguniform")]
+    | Annotated[Int, Tag("int")],
+    Discriminator(_kind),
+]
+
+
 class Search(Table):
     """What ``tune`` tries: a space over keys of the row, a budget, a seed."""
 
-    space: Annotated[dict[str, Choice | Uniform | LogUniform | Int], MinLen(1)]
+    space: Annotated[dict[str, Space], MinLen(1)]
     trials: Positive = 6
     steps: Positive
     """The steps of a trial that is never stopped."""
@@ -65,6 +82,16 @@ class Search(Table):
     reduction: Annotated[int, Gt(1)] = 2
     concurrent: Positive = 1
     """Trials side by side; with more than one a search cannot be repeated exactly."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Search":
+        if self.grace > self.steps:
+            raise ValueError(f"grace {self.grace} is more than the {self.steps} steps of a trial")
+        for key, space in self.space.items():
+            _, ends = next(iter(space))
+            if not isinstance(space, Choice) and ends[0] >= ends[1]:
+                raise ValueError(f"space.{key} {list(ends)} must run from low to high")
+        return self
 
 
 class Run(Table):
@@ -138,49 +165,59 @@ class Run(Table):
 class Params(Table):
     datasets: dict[str, DatasetTable]
     defaults: Options = {}
-    rows: dict[str, Options] = Field(default_factory=dict)
+    rows: dict[str, Options] = {}
+    _path: str = "params.yaml"
 
     def dataset(self, name: str) -> DatasetTable:
         if name not in self.datasets:
-            raise InputError(f"params.yaml: no dataset {name!r}{suggestion(name, self.datasets)}")
+            raise InputError(f"{self._path}: no dataset {name!r}{suggestion(name, self.datasets)}")
         return self.datasets[name]
 
     def resolve(self, name: str, tuned: Options | None = None) -> Run:
         """The row ``name`` with every value filled in. Raises InputError on anything unknown."""
         if name not in self.rows:
-            raise InputError(f"params.yaml: no row {name!r}{suggestion(name, self.rows)}")
-        row = self.rows[name]
-        where = f"params.yaml: rows.{name}"
+            raise InputError(f"{self._path}: no row {name!r}{suggestion(name, self.rows)}")
+        row, where = self.rows[name], f"{self._path}: rows.{name}"
         for key in ("method", "backbone", "dataset"):
             if key not in row:
                 raise InputError(f"{where}: {key!r} is missing; a row always says it")
-        recipe = self.dataset(str(row["dataset"])).recipe
-        values = merged(merged(self.defaults, recipe), row)
-        run = validated(Run, values, where)
+        dataset = str(row["dataset"])
+        layers = {
+            f"rows.{name}": row,
+            f"datasets.{dataset}.recipe": self.dataset(dataset).recipe,
+            "defaults": self.defaults,
+        }
+        values: Options = {}
+        for layer in reversed(layers.values()):
+            values = merged(values, layer)
+        run = validated(Run, values, self._path, layers)
         if run.search:
-            _refuse_search_of_own_keys(run.search, row, where)
-            _refuse_unknown_space(run.search, values, where)
-        return validated(Run, with_values(values, tuned), where) if tuned else run
+            _check_space(run.search, row, values, where)
+        return validated(Run, with_values(values, tuned), f"{where}, tuned") if tuned else run
 
 
 def read_params(path: Path) -> Params:
     """Raises InputError where the file is missing, is no YAML, or says something unknown."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = read_yaml(path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing; --params names another table") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from None
-    return validated(Params, values or {}, str(path))
+    if not isinstance(values, dict):
+        found = "is empty" if values is None else f"holds a {type(values).__name__}"
+        raise InputError(f"{path} {found}; a table with datasets, defaults and rows is expected")
+    params = validated(Params, values, str(path))
+    params._path = str(path)
+    return params
 
 
 def merged(below: Options, above: Options) -> Options:
-    """``above`` over ``below``; tables within are merged key by key."""
+    """``above`` over ``below``; tables within are merged key by key, but for what is drawn from."""
     result = dict(below)
     for key, value in above.items():
         inner = result.get(key)
-        both_tables = isinstance(inner, dict) and isinstance(value, dict)
-        result[key] = merged(inner, value) if both_tables else value
+        if isinstance(inner, dict) and isinstance(value, dict) and not KINDS & value.keys():
+            value = merged(inner, value)
+        result[key] = value
     return result
 
 
@@ -193,46 +230,21 @@ def with_values(values: Options, dotted: Options) -> Options:
     return values
 
 
-def validated(model: type[T], values: Any, where: str) -> T:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(_problem(model, item) for item in error.errors())
-        raise InputError(f"{where}: {problems}") from None
-
-
-def _problem(model: type[BaseModel], item: Any) -> str:
-    place = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        known = _fields_at(model, item["loc"][:-1])
-        return f"unknown key {place!r}{suggestion(str(item['loc'][-1]), known)}"
-    if item["type"] == "missing":
-        return f"{place!r} is missing"
-    return f"{place or 'row'}: {item['msg']} (got {item['input']!r})"
-
-
-def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    tables = {"datasets": DatasetTable, "search": Search}
-    for part in path:
-        model = tables.get(part, model)
-    return list(model.model_fields)
-
-
-def _refuse_search_of_own_keys(search: Search, row: Options, where: str) -> None:
-    for key in search.space:
-        inner: Any = row
-        for part in key.split("."):
-            inner = inner.get(part) if isinstance(inner, dict) else None
-        if inner is not None:
-            raise InputError(f"{where}: {key!r} is set by the row and searched; remove one of them")
-
-
-def _refuse_unknown_space(search: Search, values: Options, where: str) -> None:
-    fixed = {"method", "backbone", "dataset", "search", "workers", "steps", "splits"}
-    for key in search.space:
+def _check_space(search: Search, row: Options, values: Options, where: str) -> None:
+    for key, space in search.space.items():
         head = key.split(".")[0]
         if head not in Run.model_fields:
-            known = set(Run.model_fields) - fixed
+            known = set(Run.model_fields) - FIXED
             raise InputError(f"{where}: search.space has no key {key!r}{suggestion(head, known)}")
-        if head in fixed:
+        if head in FIXED:
             raise InputError(f"{where}: {key!r} cannot be searched")
+        if _says(row, key):
+            raise InputError(f"{where}: {key!r} is set by the row and searched; remove one of them")
+        for value in next(iter(space))[1]:
+            validated(Run, with_values(values, {key: value}), f"{where}: search.space.{key}")
+
+
+def _says(row: Any, key: str) -> bool:
+    first, _, rest = key.partition(".")
+    said = isinstance(row, dict) and first in row
+    return said and (not rest or _says(row[first], rest))

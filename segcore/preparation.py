@@ -9,25 +9,32 @@ import io
 import multiprocessing
 import os
 import shutil
+import struct
+import sys
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from segcore.datasets import Dataset, Pair
 from segcore.errors import InputError
 from segcore.files import hash_of, read_json, sha256_of, write_json
-from segcore.shards import MANIFEST, Record, write_shard
-from segcore.types import IGNORE
+from segcore.shards import MANIFEST, Record, build_manifest, counted, summed, write_shard
 
 SHOWN_PROBLEMS = 20
 IMAGES_WORTH_A_PROCESS = 200
 """Starting a process takes seconds, mostly to import torch."""
+BROKEN = (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error)
+"""What Pillow's decoders raise on files that are cut short or damaged."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +45,33 @@ class Task:
     split: str
     path: Path
     pairs: tuple[Pair, ...]
+    meaning: str
+    """Changes when the dataset's options, class table or file do."""
 
     @property
     def summary(self) -> Path:
         """Written after the shard: where both stand, the task is done."""
         return self.path.with_suffix(".json")
 
+    def source(self) -> str:
+        """Changes when any raw file of the shard does, or what its labels mean."""
+        files = [path for pair in self.pairs for path in (pair.image, pair.label)]
+        stats = [path.stat() if path.exists() else None for path in files]
+        seen = [stat and (stat.st_size, stat.st_mtime_ns) for stat in stats]
+        return hash_of([self.meaning, [pair.id for pair in self.pairs], seen])
+
 
 def plan_shards(dataset: Dataset, raw: Path, folder: Path, images_per_shard: int) -> list[Task]:
     """The shards to write. Raises InputError where the splits are not what they should be."""
     splits = dataset.pairs(raw)
     _check_splits(dataset, splits)
-    tasks = list[Task]()
+    meaning, tasks = _meaning(dataset), list[Task]()
     for split, pairs in splits.items():
         count = -(-len(pairs) // images_per_shard)
         for number in range(count):
             part = pairs[len(pairs) * number // count : len(pairs) * (number + 1) // count]
             path = folder / f"{split}-{number:05d}-of-{count:05d}.parquet"
-            tasks.append(Task(dataset, split, path, tuple(part)))
+            tasks.append(Task(dataset, split, path, tuple(part), meaning))
     return tasks
 
 
@@ -64,13 +80,20 @@ def _check_splits(dataset: Dataset, splits: dict[str, list[Pair]]) -> None:
     for split, pairs in splits.items():
         expected = dataset.split_sizes.get(split, len(pairs))
         if len(pairs) != expected or not pairs:
-            raise InputError(
-                f"split {split} has {len(pairs)} images; {expected or 'some'} expected"
-            )
+            counts = f"{len(pairs)} images, {expected or 'some'} expected"
+            raise InputError(f"split {split} has {counts}; complete the raw files")
         for pair in pairs:
             if pair.image in seen:
-                raise InputError(f"{pair.image} is in split {seen[pair.image]} and in {split}")
+                where = f"in split {seen[pair.image]} and again in {split}"
+                raise InputError(f"{pair.image} is {where}; keep it in one place")
             seen[pair.image] = split
+
+
+def _meaning(dataset: Dataset) -> str:
+    code = getattr(sys.modules[type(dataset).__module__], "__file__", None)
+    with np.printoptions(threshold=sys.maxsize):
+        state = repr(vars(dataset)).encode()
+    return hashlib.sha256(state + (Path(code).read_bytes() if code else b"")).hexdigest()
 
 
 def prepare(
@@ -83,7 +106,7 @@ def prepare(
     images_per_shard: int = 256,
     processes: int | None = None,
 ) -> Iterator[int]:
-    """Writes ``out``; yields how many images are done, out of how many were planned first.
+    """Writes ``out``; yields first how many images are planned, then how many each shard adds.
 
     Shards are written in ``work`` and the folder is renamed when all is there. Raises
     InputError that lists every problem found in the raw files.
@@ -91,25 +114,32 @@ def prepare(
     tasks = plan_shards(dataset, raw, work, images_per_shard)
     yield sum(len(task.pairs) for task in tasks)
     problems, summaries = list[str](), dict[Path, dict[str, Any]]()
-    for task, result in _results(tasks, processes or len(os.sched_getaffinity(0))):
-        if "problems" in result:
-            problems += result["problems"]
-        summaries[task.path] = result
+    # macOS knows no affinity
+    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    for task, summary in _results(tasks, processes or len(cores(0))):
+        problems += summary.get("problems", [])
+        summaries[task.path] = summary
         yield len(task.pairs)
     if problems:
         raise InputError(_listed(name, sorted(problems)))
-    write_json(work / MANIFEST, _manifest(name, dataset, summaries, tasks))
+    for path in set(work.iterdir()) - set(summaries):  # summaries, and what killed runs left
+        path.unlink()
+    splits = dict[str, list[Any]]()
     for task in tasks:
-        task.summary.unlink()
+        splits.setdefault(task.split, []).append(summaries[task.path])
+    write_json(work / MANIFEST, build_manifest(name, dataset.classes, dataset.licence, splits))
+    (out / MANIFEST).unlink(missing_ok=True)  # first, so that no half of the old one looks whole
     shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     work.replace(out)
 
 
 def _listed(name: str, problems: list[str]) -> str:
-    more = len(problems) - SHOWN_PROBLEMS
-    lines = [f"dataset {name}: {len(problems)} problem(s), nothing was prepared", *problems]
-    return "\n  ".join(lines[: SHOWN_PROBLEMS + 1] + ([f"... and {more} more"] if more > 0 else []))
+    lines = [f"dataset {name}: {len(problems)} problem(s), nothing was prepared"]
+    lines += problems[:SHOWN_PROBLEMS]
+    if more := len(problems[SHOWN_PROBLEMS:]):
+        lines.append(f"... and {more} more")
+    return "\n  ".join(lines)
 
 
 def _results(tasks: list[Task], processes: int) -> Iterator[tuple[Task, dict[str, Any]]]:
@@ -120,20 +150,34 @@ def _results(tasks: list[Task], processes: int) -> Iterator[tuple[Task, dict[str
         return
     # not fork: the parent may hold threads of torch and Arrow
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent)
+    try:
         futures = {pool.submit(write_one, task): task for task in tasks}
         for future in as_completed(futures):
             yield futures[future], future.result()
+    except BrokenProcessPool:
+        remedy = "was memory short? Run the stage again: finished shards are kept"
+        raise InputError(f"a process that prepares images was killed; {remedy}") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for tasks for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def write_one(task: Task) -> dict[str, Any]:
     """Writes a shard unless it is there; returns its summary, or ``{"problems": [...]}``."""
-    source = _source(task)
+    source = task.source()
     if task.summary.exists() and task.path.exists():
         summary = read_json(task.summary)
-        if summary["source"] == source and summary["sha256"] == sha256_of(task.path):
+        if summary["source"] == source and summary["shard"]["sha256"] == sha256_of(task.path):
             return summary
-    audit, problems = Audit(len(task.dataset.classes)), list[str]()
+    task.summary.unlink(missing_ok=True)
+    problems, counts, sizes = list[str](), list[Any](), set[tuple[int, int]]()
 
     def records() -> Iterator[Record]:
         for pair in task.pairs:
@@ -142,7 +186,8 @@ def write_one(task: Task) -> dict[str, Any]:
             except InputError as error:
                 problems.append(str(error))
                 continue
-            audit.add(record, image)
+            counts.append(counted(record.labels, image, len(task.dataset.classes)))
+            sizes.add((record.height, record.width))
             yield record
 
     rows = write_shard(task.path, records(), task.dataset.classes)
@@ -150,61 +195,17 @@ def write_one(task: Task) -> dict[str, Any]:
         task.path.unlink()
         return {"problems": problems}
     shard = {"name": task.path.name, "sha256": sha256_of(task.path), "rows": rows}
-    summary = {
-        "source": source,
-        "sha256": shard["sha256"],
-        "shard": shard,
-        "audit": audit.as_dict(),
-    }
+    summary = {"source": source, "shard": shard, "sizes": sorted(sizes), "counts": summed(counts)}
     write_json(task.summary, summary)
     return summary
 
 
-class Audit:
-    """What is counted while every pixel passes by once."""
-
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-        self.labels = np.zeros(256, np.int64)
-        self.images_with = np.zeros(256, np.int64)
-        self.unlabelled = 0
-        self.channels = np.zeros((2, 3), np.int64)
-        self.sizes = set[tuple[int, int]]()
-
-    def add(self, record: Record, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        histogram = np.bincount(np.frombuffer(record.labels, np.uint8), minlength=256)
-        self.labels += histogram
-        self.images_with += histogram > 0
-        self.unlabelled += int(histogram[:IGNORE].sum() == 0)
-        values = image.reshape(-1, 3).astype(np.int64)
-        self.channels += np.stack([values.sum(0), (values * values).sum(0)])
-        self.sizes.add((record.height, record.width))
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "pixels": self.labels[: self.classes].tolist(),
-            "void_pixels": int(self.labels[IGNORE]),
-            "images_with": self.images_with[: self.classes].tolist(),
-            "unlabelled_images": self.unlabelled,
-            "channels": self.channels.tolist(),
-            "smallest": list(min(self.sizes, default=(0, 0))),
-            "largest": list(max(self.sizes, default=(0, 0))),
-        }
-
-
 def read_pair(dataset: Dataset, pair: Pair) -> tuple[Record, UInt8[np.ndarray, "h w 3"]]:
     """One sample, checked. Raises InputError that names the file and what is wrong with it."""
-    try:
-        encoded = pair.image.read_bytes()
-        encoded, image = _decoded(encoded)
+    with _blamed_on(pair.image):
+        encoded, image = _decoded(pair.image.read_bytes())
+    with _blamed_on(pair.label):
         labels = dataset.read_labels(pair.label)
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename} is missing (sample {pair.id})") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        broken = pair.label if "image" in locals() else pair.image
-        raise InputError(f"{broken} cannot be decoded: {error}") from None
     height, width = labels.shape
     if image.shape[:2] != (height, width):
         raise InputError(
@@ -214,63 +215,34 @@ def read_pair(dataset: Dataset, pair: Pair) -> tuple[Record, UInt8[np.ndarray, "
     return Record(pair.id, encoded, labels.tobytes(), height, width), image
 
 
+@contextmanager
+def _blamed_on(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path} ({path.stat().st_size} bytes) is no image") from None
+    except (*BROKEN, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be decoded: {error}") from None
+
+
 def _decoded(encoded: bytes) -> tuple[bytes, UInt8[np.ndarray, "h w 3"]]:
     """The bytes to store and the RGB pixels. What is not plain RGB becomes an RGB PNG.
 
-    EXIF orientation is left alone: labels were drawn on the stored pixels.
+    EXIF orientation is left alone: labels were drawn on the stored pixels. Alpha is dropped.
     """
     with Image.open(io.BytesIO(encoded)) as image:
         image.load()
-        if image.mode.startswith(("I", "F")):
-            raise InputError(f"pixels are {image.mode}, 8 bits per channel are expected")
-        if image.format in ("JPEG", "PNG") and image.mode == "RGB":
+        depth = encoded[24] if image.format == "PNG" else 8  # PNG specification, 11.2.1
+        if depth > 8 or image.mode.startswith(("I", "F")):
+            raise ValueError(f"8 bits per channel are expected, this is {image.mode}, {depth} bits")
+        # MPO: a JPEG file with a second picture behind it, as many cameras write
+        if image.format in ("JPEG", "MPO", "PNG") and image.mode == "RGB":
             return encoded, np.asarray(image)
-        rgb = image.convert("RGB")
+        rgb = image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")
     buffer = io.BytesIO()
     rgb.save(buffer, "PNG")
     return buffer.getvalue(), np.asarray(rgb)
-
-
-def _manifest(name: str, dataset: Dataset, summaries: dict[Path, Any], tasks: list[Task]) -> Any:
-    splits = dict[str, Any]()
-    for task in tasks:
-        splits.setdefault(task.split, []).append(summaries[task.path])
-    merged = {split: _merged(parts) for split, parts in splits.items()}
-    digest = hashlib.sha256()
-    for task in tasks:
-        digest.update(bytes.fromhex(summaries[task.path]["sha256"]))
-    return {
-        "dataset": name,
-        "data_hash": digest.hexdigest(),
-        "licence": dataset.licence,
-        "classes": asdict(dataset.classes),
-        "splits": merged,
-    }
-
-
-def _merged(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    audits = [summary["audit"] for summary in summaries]
-
-    def total(key: str) -> Any:
-        return np.sum([audit[key] for audit in audits], axis=0).tolist()
-
-    pixels = sum(total("pixels")) + total("void_pixels")
-    sums, squares = np.array(total("channels"), np.float64) / pixels
-    return {
-        "images": sum(summary["shard"]["rows"] for summary in summaries),
-        **{
-            key: total(key) for key in ("pixels", "void_pixels", "images_with", "unlabelled_images")
-        },
-        "mean": sums.round(4).tolist(),
-        "std": np.sqrt(squares - sums**2).round(4).tolist(),
-        "smallest": min(audit["smallest"] for audit in audits),
-        "largest": max(audit["largest"] for audit in audits),
-        "shards": [summary["shard"] for summary in summaries],
-    }
-
-
-def _source(task: Task) -> str:
-    """Changes when any raw file of the shard does."""
-    files = [path.stat() for pair in task.pairs for path in (pair.image, pair.label)]
-    names = [pair.id for pair in task.pairs]
-    return hash_of([names, [(file.st_size, file.st_mtime_ns) for file in files]])

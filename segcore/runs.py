@@ -4,14 +4,16 @@ A model folder holds ``weights.safetensors``, ``config.json`` (the resolved row)
 ``classes.json``; it is what a registry keeps and what every later stage loads.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from segcore.backbones import build_backbone
 from segcore.batches import RankSteps, TrainingStream, evaluation_batches, training_batches
@@ -29,7 +31,7 @@ from segcore.segmenter import Segmenter
 from segcore.shards import Manifest, ShardReader
 from segcore.training import Event, Plan, fit, prepare_model
 from segcore.transforms import Augmentation
-from segcore.types import ClassTable
+from segcore.types import Batch, ClassTable
 
 WEIGHTS, CONFIG, CLASSES = "weights.safetensors", "config.json", "classes.json"
 
@@ -60,6 +62,19 @@ def check(run: Run, num_classes: int) -> None:
     with torch.device("meta"):
         build_network(run.model_copy(update={"pretrained": False}), num_classes)
     build_criterion(run.loss, auxiliary_weight=run.auxiliary_weight, **run.loss_options)
+    _check_parts(run, run.workers)
+
+
+def _check_parts(run: Run, workers: int) -> None:
+    """Workers wait for each other in every part of a step: all must have equally many."""
+    size = run.micro_batch or run.batch_size
+    shares = run.batch_size // workers, -(-run.batch_size // workers)
+    if len({-(-share // size) for share in shares}) > 1:
+        raise InputError(
+            f"batch_size {run.batch_size} over {workers} workers in parts of micro_batch {size} "
+            f"gives workers different numbers of parts; make batch_size a multiple of {workers} "
+            "or leave micro_batch out"
+        )
 
 
 def device_of(run: Run) -> torch.device:
@@ -70,8 +85,12 @@ def device_of(run: Run) -> torch.device:
 
 
 def train(run: Run, shards: str, checkpoint: Path | None = None) -> Iterator[Event]:
-    """Trains the row on this worker's share of every batch, from a checkpoint if there is one."""
+    """Trains the row on this worker's share of every batch, from a checkpoint if there is one.
+
+    Raises InputError on what does not fit the data or this machine, before the first step.
+    """
     torch.set_num_threads(run.threads)
+    _check_parts(run, world_size())
     device = device_of(run)
     classes = Manifest.read(shards).classes
     resumed = Checkpoint.read(checkpoint) if checkpoint else None
@@ -84,6 +103,22 @@ def train(run: Run, shards: str, checkpoint: Path | None = None) -> Iterator[Eve
         channels_last=run.channels_last,
         compile=run.compile,
     )
+    optimizer, schedule = _optimization(run, network)
+    criterion = build_criterion(run.loss, auxiliary_weight=run.auxiliary_weight, **run.loss_options)
+    batches = _training_batches(run, shards, classes, resumed.step if resumed else 0)
+    validation = _validation(run, shards, len(classes))
+    plan = Plan(
+        steps=run.steps,
+        evaluate_every=run.evaluate_every,
+        save_every=run.save_every,
+        seed=run.seed,
+        micro_batch=run.micro_batch,
+        precision=_precision_of(run, device),
+    )
+    yield from fit(model, batches, criterion, optimizer, schedule, validation, plan, resumed)
+
+
+def _optimization(run: Run, network: nn.Module) -> tuple[Optimizer, LRScheduler]:
     optimizer = build_optimizer(
         run.optimizer,
         network,
@@ -100,21 +135,10 @@ def train(run: Run, shards: str, checkpoint: Path | None = None) -> Iterator[Eve
         warmup_steps=run.warmup_steps,
         min_learning_rate=run.min_learning_rate,
     )
-    criterion = build_criterion(run.loss, auxiliary_weight=run.auxiliary_weight, **run.loss_options)
-    batches = _training_batches(run, shards, classes, resumed.step if resumed else 0)
-    validation = _Validation(run, shards, len(classes))
-    plan = Plan(
-        steps=run.steps,
-        evaluate_every=run.evaluate_every,
-        save_every=run.save_every,
-        seed=run.seed,
-        micro_batch=run.micro_batch,
-        precision=_precision_of(run, device),
-    )
-    yield from fit(model, batches, criterion, optimizer, schedule, validation, plan, resumed)
+    return optimizer, schedule
 
 
-def _training_batches(run: Run, shards: str, classes: ClassTable, start: int) -> Any:
+def _training_batches(run: Run, shards: str, classes: ClassTable, start: int) -> Iterable[Batch]:
     augmentation = Augmentation(
         crop=run.crop,
         scale=run.scale,
@@ -128,23 +152,18 @@ def _training_batches(run: Run, shards: str, classes: ClassTable, start: int) ->
     return training_batches(stream, positions, loader_workers=run.loader_workers)
 
 
-@dataclass(frozen=True)
-class _Validation:
-    """Scores a network on the validation split, each worker its slice."""
+def _validation(run: Run, shards: str, num_classes: int) -> Callable[[nn.Module], Scores]:
+    """Scores a network on the split ``val``, else the row's first one, each worker its slice."""
+    split = "val" if "val" in Manifest.read(shards).splits else run.splits[0]
+    reader = ShardReader(shards, split)
 
-    run: Run
-    shards: str
-    num_classes: int
-
-    def __call__(self, network: nn.Module) -> Scores:
-        split = "val" if "val" in Manifest.read(self.shards).splits else self.run.splits[0]
+    def validate(network: nn.Module) -> Scores:
         batches = evaluation_batches(
-            ShardReader(self.shards, split),
-            rank=rank(),
-            ranks=world_size(),
-            loader_workers=self.run.loader_workers,
+            reader, rank=rank(), ranks=world_size(), loader_workers=run.loader_workers
         )
-        return evaluate(network, batches, self.num_classes)
+        return evaluate(network, batches, num_classes)
+
+    return validate
 
 
 def _precision_of(run: Run, device: torch.device) -> torch.dtype:
@@ -156,16 +175,25 @@ def save_model(
     folder: Path, weights: Mapping[str, Tensor], row: str, run: Run, classes: ClassTable
 ) -> None:
     """Writes a model folder; its files are whole or absent."""
+    # safetensors takes neither channels-last tensors nor two that share memory.
+    plain = {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in weights.items()
+    }
     with written_whole(folder / WEIGHTS) as aside:
-        save_file(dict(weights), aside)
+        save_file(plain, aside)
     write_json(folder / CONFIG, {"key": row, **run.model_dump(mode="json")})
     write_json(folder / CLASSES, asdict(classes))
 
 
 def load_model(folder: Path) -> LoadedModel:
-    """The network of a model folder, in eval mode, on the CPU."""
+    """The network of a model folder, in eval mode, on the CPU.
+
+    Raises InputError where a file is missing or cut short, and where the weights are not those
+    of the network and the classes that stand beside them.
+    """
     values = read_json(folder / CONFIG)
-    values.pop("key", None)
+    row = values.pop("key", None)
     run = validated(Run, values, str(folder / CONFIG))
     table = read_json(folder / CLASSES)
     classes = ClassTable(
@@ -174,6 +202,10 @@ def load_model(folder: Path) -> LoadedModel:
     network = build_network(run.model_copy(update={"pretrained": False}), len(classes))
     try:
         network.load_state_dict(load_file(folder / WEIGHTS))
-    except (FileNotFoundError, RuntimeError) as error:
-        raise InputError(f"{folder / WEIGHTS} does not fit {run.method}: {error}") from None
+    except (OSError, RuntimeError, SafetensorError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{folder / WEIGHTS} does not hold the weights of {run.method} on {run.backbone} with "
+            f"{len(classes)} classes ({cause}); train the row {row} again"
+        ) from None
     return LoadedModel(network.eval(), run, classes)

@@ -1,13 +1,16 @@
-"""Parquet shards: what ``prepare`` writes and everything downstream reads.
+"""Parquet shards and their manifest: what ``prepare`` writes and everything downstream reads.
 
 One row is one sample: ``id``, ``image`` (the file's own encoded bytes), ``labels`` (raw uint8
 train ids, row by row, under zstd), ``height``, ``width``. The class table stands in the file's
 metadata and in ``manifest.json``, so nothing downstream needs to know the dataset.
 """
 
+import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,16 +20,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
+from jaxtyping import UInt8
+from PIL import Image
 
 from segcore.errors import InputError, suggestion
 from segcore.files import written_whole
-from segcore.types import ClassTable, Sample
+from segcore.types import IGNORE, ClassTable, Sample
 
 MANIFEST = "manifest.json"
 ROW_GROUP_BYTES = 1 << 20
 """Random access reads a whole row group, so groups are small; one sample may exceed it."""
+MOST_OPEN = 256
+"""Files a reader keeps open; systems allow a process 1024 or fewer."""
 
 SCHEMA = pa.schema(
     [
@@ -51,23 +56,19 @@ class Record(NamedTuple):
 
 def write_shard(path: Path, records: Iterable[Record], classes: ClassTable) -> int:
     """Writes the records and returns their number. Same records, same bytes."""
-    schema = SCHEMA.with_metadata(
-        {"segcore": json.dumps({"format": 1, "classes": asdict(classes)})}
-    )
-    compression = dict.fromkeys(SCHEMA.names, "none") | {"labels": "zstd"}
-    rows = 0
-    with (
-        written_whole(path) as aside,
-        pq.ParquetWriter(
-            aside, schema, compression=compression, use_dictionary=False, write_statistics=False
-        ) as writer,
-    ):
+    header = json.dumps({"format": 1, "classes": asdict(classes)})
+    schema, rows = SCHEMA.with_metadata({"segcore": header}), 0
+    options: Any = {
+        "compression": dict.fromkeys(SCHEMA.names, "none") | {"labels": "zstd"},
+        "use_dictionary": False,
+        "write_statistics": False,
+        "write_page_checksum": True,  # a flipped bit would still be a JPEG, of something else
+    }
+    with written_whole(path) as aside, pq.ParquetWriter(aside, schema, **options) as writer:
         for group in _row_groups(records):
             columns = zip(*group, strict=True)
             arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
-            writer.write_table(
-                pa.Table.from_arrays(arrays, schema=schema), row_group_size=len(group)
-            )
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema), len(group))
             rows += len(group)
     return rows
 
@@ -84,6 +85,60 @@ def _row_groups(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield group
 
 
+def counted(labels: bytes, image: UInt8[np.ndarray, "h w 3"], classes: int) -> dict[str, Any]:
+    """What a manifest counts of one sample."""
+    histogram = np.bincount(np.frombuffer(labels, np.uint8), minlength=256)
+    assert not histogram[classes:IGNORE].any(), "a dataset gave labels that are no train ids"
+    values = image.reshape(-1, 3).astype(np.int64)
+    return {
+        "pixels": histogram[:classes],
+        "void_pixels": histogram[IGNORE],
+        "images_with": histogram[:classes] > 0,
+        "unlabelled_images": not histogram[:IGNORE].any(),
+        "channels": np.stack([values.sum(0), (values * values).sum(0)]),
+    }
+
+
+def summed(counts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {key: np.sum([count[key] for count in counts], axis=0).tolist() for key in counts[0]}
+
+
+def build_manifest(
+    dataset: str, classes: ClassTable, licence: str, splits: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """``splits`` holds per shard its ``shard`` (name, sha256, rows), ``sizes`` and ``counts``.
+
+    ``data_hash`` is the sha256 of what ``sha256sum *.parquet`` prints. ``mean`` and ``std`` are
+    per channel, 0 to 255; ``smallest`` and ``largest`` are the extremes of height and of width.
+    """
+    shards = [part["shard"] for parts in splits.values() for part in parts]
+    lines = sorted((shard["name"], shard["sha256"]) for shard in shards)
+    listed = "".join(f"{sha256}  {name}\n" for name, sha256 in lines)
+    return {
+        "dataset": dataset,
+        "data_hash": hashlib.sha256(listed.encode()).hexdigest(),
+        "licence": licence,
+        "classes": asdict(classes),
+        "splits": {split: _split_entry(parts) for split, parts in splits.items()},
+    }
+
+
+def _split_entry(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    counts = summed([part["counts"] for part in parts])
+    pixels = sum(counts["pixels"]) + counts["void_pixels"]
+    mean, squares = np.array(counts.pop("channels"), np.float64) / pixels
+    sizes = np.array([size for part in parts for size in part["sizes"]])
+    return {
+        "images": sum(part["shard"]["rows"] for part in parts),
+        **counts,
+        "mean": mean.round(4).tolist(),
+        "std": np.sqrt(squares - mean**2).round(4).tolist(),
+        "smallest": sizes.min(0).tolist(),
+        "largest": sizes.max(0).tolist(),
+        "shards": [part["shard"] for part in parts],
+    }
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a prepared dataset holds; ``data_hash`` names its content."""
@@ -96,19 +151,20 @@ class Manifest:
     @classmethod
     def read(cls, folder: str) -> "Manifest":
         """Raises InputError where the folder holds no prepared dataset."""
-        place = f"{folder.rstrip('/')}/{MANIFEST}"
+        place, remedy = (
+            f"{folder.rstrip('/')}/{MANIFEST}",
+            "run the stage `prepare` of this dataset",
+        )
         try:
-            with fsspec.open(place, "r") as file:
-                values = json.load(file)
+            filesystem, path = fsspec.url_to_fs(place)
+            values = json.loads(filesystem.cat_file(path))
+            names, colours, mirror = (values["classes"][f.name] for f in fields(ClassTable))
+            table = ClassTable(tuple(names), tuple(map(tuple, colours)), tuple(mirror))
+            return cls(values["dataset"], values["data_hash"], table, values["splits"])
         except FileNotFoundError:
-            raise InputError(
-                f"{place} is missing; run the stage `prepare` of this dataset"
-            ) from None
-        except json.JSONDecodeError:
-            raise InputError(f"{place} is not whole; run the stage `prepare` again") from None
-        names, colours, mirror = (values["classes"][key] for key in ("names", "colours", "mirror"))
-        table = ClassTable(tuple(names), tuple(map(tuple, colours)), tuple(mirror))
-        return cls(values["dataset"], values["data_hash"], table, values["splits"])
+            raise InputError(f"{place} is missing; {remedy}") from None
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{place} is not whole; {remedy} again") from None
 
     def split(self, name: str) -> dict[str, Any]:
         if name not in self.splits:
@@ -145,37 +201,45 @@ class ShardReader:
         return self._file(shard).sample(row)
 
     @cached_property
-    def _files(self) -> dict[int, "_OpenShard"]:
+    def _files(self) -> dict[tuple[int, int], "_OpenShard"]:
         return {}
 
     def _file(self, shard: int) -> "_OpenShard":
-        if shard not in self._files:
-            self._files[shard] = _OpenShard(f"{self.folder}/{self.names[shard]}")
-        return self._files[shard]
+        key = os.getpid(), shard  # a forked worker must not share a parent's connection
+        if key not in self._files:
+            if len(self._files) >= MOST_OPEN:
+                self._files.pop(next(iter(self._files)))
+            self._files[key] = _OpenShard(f"{self.folder}/{self.names[shard]}")
+        return self._files[key]
 
 
 class _OpenShard:
     def __init__(self, place: str) -> None:
-        filesystem, path = fsspec.core.url_to_fs(place)
-        local = "file" in filesystem.protocol
-        try:
-            self.file = pq.ParquetFile(path if local else filesystem.open(path), memory_map=local)
-        except (OSError, pa.ArrowInvalid) as error:
-            remedy = "run the stage `prepare` of this dataset again"
-            raise InputError(f"{place} cannot be read ({error}); {remedy}") from None
+        self.place = place
+        with self._blamed():
+            filesystem, path = fsspec.url_to_fs(place)
+            local = "file" in filesystem.protocol
+            source = path if local else filesystem.open(path)
+            self.file = pq.ParquetFile(source, memory_map=local, page_checksum_verification=True)
         groups = range(self.file.metadata.num_row_groups)
         self.ends = np.cumsum([self.file.metadata.row_group(g).num_rows for g in groups])
 
     def sample(self, row: int) -> Sample:
         group = int(np.searchsorted(self.ends, row, side="right"))
         first = int(self.ends[group - 1]) if group else 0
-        table = self.file.read_row_group(group, use_threads=False).slice(row - first, 1)
-        record = Record(*(table.column(name)[0] for name in SCHEMA.names))
-        height, width = record.height.as_py(), record.width.as_py()
-        labels = _tensor(record.labels.as_buffer()).view(height, width)
-        image = decode_image(_tensor(record.image.as_buffer()), ImageReadMode.RGB)
-        return Sample(record.id.as_py(), image, labels)
+        with self._blamed():
+            table = self.file.read_row_group(group, use_threads=False)
+            name, encoded, raw, height, width = (column[row - first] for column in table.columns)
+            values = np.frombuffer(raw.as_buffer(), np.uint8).copy()  # writable, and its own
+            labels = torch.from_numpy(values).view(height.as_py(), width.as_py())
+            with Image.open(pa.BufferReader(encoded.as_buffer())) as image:
+                pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            return Sample(name.as_py(), pixels, labels)
 
-
-def _tensor(buffer: pa.Buffer) -> Tensor:
-    return torch.from_numpy(np.frombuffer(buffer, np.uint8).copy())
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, IndexError, ValueError) as error:
+            remedy = "run the stage `prepare` of this dataset again"
+            raise InputError(f"{self.place} cannot be read ({error}); {remedy}") from None

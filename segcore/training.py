@@ -1,9 +1,11 @@
 """The training loop, as an iterator of what happened. It knows no engine."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
 from segcore.checkpoints import Checkpoint
-from segcore.distributed import rank, synchronise_batchnorm, total, world_size
+from segcore.distributed import rank, share_buffers, synchronise_batchnorm, total, world_size
 from segcore.errors import InputError
 from segcore.metrics import Scores
 from segcore.transforms import normalise
@@ -66,7 +68,7 @@ def prepare_model(
     if sync_batchnorm and world_size() > 1:
         network = synchronise_batchnorm(network)
     if channels_last:
-        network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        network = network.to(memory_format=torch.channels_last)
     model = torch.compile(network) if compile else network
     if world_size() > 1:
         model = DistributedDataParallel(model)
@@ -82,7 +84,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to train, and when to look. ``seed`` decides dropout, step by step."""
+    """How long to train, and when to look. ``seed`` decides dropout, step by step.
+
+    ``micro_batch`` is the most images of a worker that pass through the network at once; it must
+    divide the shares of all workers into equally many parts, since they wait for each other.
+    """
 
     steps: int
     evaluate_every: int
@@ -112,12 +118,8 @@ def fit(
     training goes on exactly. Raises InputError when the loss is no longer finite.
     """
     network = unwrapped(model).train()
-    state = {"model": network, "optimizer": optimizer, "schedule": schedule}
-    best_miou, best_weights, start = float("-inf"), None, 0
-    if resumed:
-        for name, part in state.items():
-            part.load_state_dict(resumed.state[name])
-        best_miou, best_weights, start = resumed.best_miou, resumed.best_weights, resumed.step
+    parts = {"model": network, "optimizer": optimizer, "schedule": schedule}
+    best_miou, best_weights, start = _restore(parts, resumed) if resumed else (-math.inf, None, 0)
     waiting = perf_counter()
     for number, batch in enumerate(batches, start=start + 1):
         begun = perf_counter()
@@ -128,14 +130,29 @@ def fit(
         yield Step(number, loss, learning_rate, ended - waiting, begun - waiting)
         if plan.due(number, plan.evaluate_every):
             begun = perf_counter()
+            share_buffers(network)  # what is scored are the weights that rank 0 keeps
             scores = evaluate(network)
             if better := scores.miou > best_miou:
                 best_miou, best_weights = scores.miou, _copy_of(network)
             yield Evaluated(number, scores, perf_counter() - begun, better)
         if plan.due(number, plan.save_every):
-            states = {name: part.state_dict() for name, part in state.items()}
+            states = {name: part.state_dict() for name, part in parts.items()}
             yield Saved(number, Checkpoint(number, states, best_miou, best_weights))
         waiting = perf_counter()
+
+
+def _restore(
+    parts: dict[str, Any], resumed: Checkpoint
+) -> tuple[float, dict[str, Tensor] | None, int]:
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(resumed.state[name])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"the checkpoint of step {resumed.step} is of another network or optimizer "
+            f"({str(error).partition(chr(10))[0]}); delete it to start afresh"
+        ) from None
+    return resumed.best_miou, resumed.best_weights, resumed.step
 
 
 def take_step(
@@ -152,18 +169,11 @@ def take_step(
     labelled = total((batch.labels != IGNORE).sum().to(device)).clamp(min=1)
     loss = torch.zeros((), device=device)
     parts = list(_parts(batch, plan.micro_batch))
-    for images, labels in parts:
-        last = labels is parts[-1][1]
-        with (
-            _silent(model, last),
-            torch.autocast(device.type, plan.precision, enabled=plan.precision != torch.float32),
-        ):
-            prediction = model(normalise(images.to(device, non_blocking=True)))
-            part = criterion(prediction, labels.to(device, non_blocking=True)) / labelled
-            (part * world_size()).backward()  # DDP averages; the loss is a sum over workers
-        loss += part.detach()
+    for number_of_part, part in enumerate(parts, start=1):
+        with _silent(model, last=number_of_part == len(parts)):
+            loss = loss + _backward(model, *part, criterion, labelled, plan.precision)
     value = float(total(loss))
-    if not np.isfinite(value):
+    if not math.isfinite(value):
         raise InputError(
             f"the loss is {value} at step {number} (samples {', '.join(batch.ids[:8])}); "
             "lower learning_rate or add warmup_steps"
@@ -171,6 +181,23 @@ def take_step(
     optimizer.step()
     optimizer.zero_grad()
     return value
+
+
+def _backward(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    criterion: Callable[..., Tensor],
+    labelled: Tensor,
+    precision: torch.dtype,
+) -> Tensor:
+    """Adds a part's gradients; returns its share of the loss of the step."""
+    device = labelled.device
+    with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        prediction = model(normalise(images.to(device, non_blocking=True)))
+        loss = criterion(prediction, labels.to(device, non_blocking=True)) / labelled
+    (loss * world_size()).backward()  # DDP averages; the loss is a sum over workers
+    return loss.detach()
 
 
 def _parts(batch: Batch, micro_batch: int | None) -> Iterator[tuple[Tensor, Tensor]]:

@@ -21,6 +21,8 @@ PADDING = (124, 116, 104)
 
 Image = UInt8[Tensor, "3 h w"]
 LabelMap = UInt8[Tensor, "h w"]
+NewImage = UInt8[Tensor, "3 new_h new_w"]
+NewLabelMap = UInt8[Tensor, "new_h new_w"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Augmentation:
     """What happens to a training sample, in this order: scale and crop, flip, colours.
 
     ``scale`` is the range of the random resize, ``max_class_share`` the largest share of the
-    labelled pixels of a crop that one class may have before another crop is drawn (10 tries),
+    labelled pixels of a crop that one class may have before another crop is drawn (10 draws),
     ``mirror`` the class that each class becomes in a mirrored image.
     """
 
@@ -50,7 +52,7 @@ class Augmentation:
 
 def random_crop(
     image: Image, labels: LabelMap, generator: np.random.Generator, how: Augmentation
-) -> tuple[Image, LabelMap]:
+) -> tuple[NewImage, NewLabelMap]:
     """A crop of the image resized by a random factor; padded where the image ends."""
     factor = generator.uniform(*how.scale)
     height, width = labels.shape
@@ -77,12 +79,12 @@ def _window(size: int, crop: int, factor: float) -> tuple[int, int]:
 
 
 def largest_share(labels: LabelMap) -> float:
-    """The share of the most frequent class among labelled pixels (0 where there are none)."""
+    """The share of the most frequent class among labelled pixels; 1 where there are none."""
     counts = np.bincount(labels.numpy().ravel(), minlength=256)[:IGNORE]
-    return float(counts.max() / max(counts.sum(), 1))
+    return float(counts.max() / counts.sum()) if counts.any() else 1.0
 
 
-def resize_image(image: Image, size: tuple[int, int]) -> Image:
+def resize_image(image: Image, size: tuple[int, int]) -> NewImage:
     """Bilinear, half-pixel centres, without low-pass filter, as OpenCV and the recipes do."""
     if image.shape[-2:] == size:
         return image
@@ -90,13 +92,13 @@ def resize_image(image: Image, size: tuple[int, int]) -> Image:
     return values[0].round_().to(torch.uint8)
 
 
-def resize_labels(labels: LabelMap, size: tuple[int, int]) -> LabelMap:
+def resize_labels(labels: LabelMap, size: tuple[int, int]) -> NewLabelMap:
     if labels.shape == size:
         return labels
     return F.interpolate(labels[None, None], size, mode="nearest-exact")[0, 0]
 
 
-def pad(image: Image, labels: LabelMap, size: tuple[int, int]) -> tuple[Image, LabelMap]:
+def pad(image: Image, labels: LabelMap, size: tuple[int, int]) -> tuple[NewImage, NewLabelMap]:
     """Fills up to ``size`` below and to the right: image with the mean, labels with IGNORE."""
     height, width = labels.shape
     if (height, width) == size:
@@ -126,7 +128,7 @@ def photometric_distortion(image: Image, generator: np.random.Generator) -> Imag
     """
     values = image.float()
     if generator.random() < 0.5:
-        values = values + float(generator.uniform(-32, 32))
+        values = (values + float(generator.uniform(-32, 32))).clamp(0, 255)
     contrast = float(generator.uniform(0.5, 1.5)) if generator.random() < 0.5 else 1.0
     contrast_first = generator.random() < 0.5
     if contrast_first:

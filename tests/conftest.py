@@ -34,6 +34,7 @@ LOCAL = {None, "", "localhost", socket.gethostname(), socket.getfqdn(), _own_add
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--network", action="store_true", help="run the tests marked network, too")
+    parser.addoption("--write-golden", action="store_true", help="write tests/golden anew")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -84,3 +85,46 @@ def _is_public(host: Any) -> bool:
         return ipaddress.ip_address(host).is_global
     except ValueError:
         return True
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A prepared dataset: 12 images of 48x64 (8 train, 4 val), 4 classes, some pixels void."""
+    import numpy as np
+    from PIL import Image
+
+    from segcore.datasets import build_dataset
+    from segcore.preparation import prepare
+
+    place = tmp_path_factory.mktemp("tiny")
+    colours = np.array([[60, 60, 60], [200, 60, 40], [40, 180, 60], [70, 90, 220]])
+    for folder in ("images", "labels"):
+        (place / folder).mkdir()
+    rows, columns = np.indices((48, 64))
+    for number in range(12):
+        generator = np.random.default_rng([number, 2])
+        labels = np.zeros((48, 64), np.uint8)
+        for value in (1, 2, 3):
+            top, left, radius = generator.integers([0, 0, 7], [48, 64, 17])
+            labels[(rows - top) ** 2 + (columns - left) ** 2 < radius**2] = value
+        image = colours[labels] + generator.normal(0, 20, (48, 64, 3))
+        labels[:, : 3 * (number % 4)] = 255  # images differ in how much of them is labelled
+        Image.fromarray(labels).save(place / f"labels/{number:02d}.png")
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(
+            place / f"images/{number:02d}.png"
+        )
+    (place / "train.txt").write_text("\n".join(f"{number:02d}" for number in range(8)))
+    (place / "val.txt").write_text("\n".join(f"{number:02d}" for number in range(8, 12)))
+    dataset = build_dataset(
+        "folder",
+        {
+            "root": str(place),
+            "images": "images/{stem}.png",
+            "labels": "labels/{stem}.png",
+            "classes": ["ground", "red", "green", "blue"],
+            "split": {"train": "train.txt", "val": "val.txt"},
+        },
+    )
+    shards, work = place / "shards", place / "work"
+    assert sum(prepare("tiny", dataset, place, shards, work, images_per_shard=4)) == 24
+    return str(shards)

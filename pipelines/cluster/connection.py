@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,13 +25,10 @@ from segcore.runs import device_of
 def cluster(run: Run, trials: int = 1) -> Iterator[None]:
     """Joins the cluster that RAY_ADDRESS names, else starts one on this machine for the while.
 
-    Raises InputError at once where the row asks for more than it has."""
+    Raises InputError at once where it does not answer or the row asks for more than it has."""
     started = not ray.is_initialized()
     if started:
-        here: dict[str, Any] = {}
-        if "RAY_ADDRESS" not in os.environ:
-            here["_node_ip_address"] = "127.0.0.1"  # nothing listens beyond this machine
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
+        _connect(os.environ.get("RAY_ADDRESS"))
     for name in ("ray.train", "ray.tune", "ray.data", "optuna"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -38,6 +37,27 @@ def cluster(run: Run, trials: int = 1) -> Iterator[None]:
     finally:
         if started:
             ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    # Without an address, nothing listens beyond this machine.
+    here: dict[str, Any] = {} if address else {"_node_ip_address": "127.0.0.1"}
+    try:
+        if address:
+            _knock(address)
+        ending = signal.getsignal(signal.SIGTERM)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
+        signal.signal(signal.SIGTERM, ending)  # Ray puts its own there, with another exit status
+    except OSError as error:
+        remedy = "start the cluster, or unset RAY_ADDRESS to use this machine alone"
+        raise InputError(f"RAY_ADDRESS={address}: no cluster there ({error}); {remedy}") from error
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens: Ray would go on asking for minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if port.isdigit():  # else a word, such as "auto"
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _check_resources(run: Run, trials: int) -> None:

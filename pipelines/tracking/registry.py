@@ -42,16 +42,20 @@ class Registry(Connection):
 
         The same files again are the same version. Raises InputError where a file is missing.
         """
-        if absent := [file for file in MODEL_FILES if not (folder / file).is_file()]:
-            raise InputError(f"{folder} lacks {', '.join(absent)}; run its training to the end")
-        facts = flat((tags or {}) | (metrics or {}))
-        facts["content"] = hash_of([sha256_of(folder / file) for file in MODEL_FILES])
+        facts = flat((tags or {}) | (metrics or {})) | {"content": content_of(folder)}
         with self.asked():
-            number = self._held(name, facts["content"]) or self._add(run_id, name, folder)
+            held = self.holding(name, folder)
+            number = held.number if held else self._add(run_id, name, folder)
             self._note(name, number, facts)
             with self.locked():
                 self._move(name, "candidate", number, f"registered by run {run_id}")
         return number
+
+    def holding(self, name: str, folder: Path) -> Version | None:
+        """The version that holds the folder's MODEL_FILES. Raises InputError as ``register``."""
+        content = content_of(folder)
+        same = (each for each in self.versions(name) if each.tags.get("content") == content)
+        return next((each for each in same if self.has(name, each.number)), None)
 
     def fetch(self, name: str, version: int | str) -> Path:
         """A folder with the MODEL_FILES of a version (number or alias). Never write to it.
@@ -146,10 +150,6 @@ class Registry(Connection):
         names = [each.name for each in self.client.search_registered_models()]
         return f"the registry has no model {name!r}{suggestion(name, names)}"
 
-    def _held(self, name: str, content: str) -> int | None:
-        same = (v.number for v in self.versions(name) if v.tags.get("content") == content)
-        return next((number for number in same if self.has(name, number)), None)
-
     def _note(self, name: str, number: int, facts: dict[str, str]) -> None:
         for tag, value in facts.items():
             self.client.set_model_version_tag(name, str(number), tag, value)
@@ -183,3 +183,10 @@ class Registry(Connection):
         history = [*json.loads(tags.get("history", "[]")), move]
         # A tag holds 100 000 characters; each version keeps its own last moves besides.
         self.client.set_registered_model_tag(name, "history", json.dumps(history[-200:]))
+
+
+def content_of(folder: Path) -> str:
+    """One hash for the folder's MODEL_FILES. Raises InputError where a file is missing."""
+    if absent := [file for file in MODEL_FILES if not (folder / file).is_file()]:
+        raise InputError(f"{folder} lacks {', '.join(absent)}; run its training to the end")
+    return hash_of([sha256_of(folder / file) for file in MODEL_FILES])

@@ -123,7 +123,8 @@ class Runs(Connection):
         if found is None:
             served = self.uri.startswith(("http", "databricks"))  # a server has its own place
             place = None if served else (self.root / "mlartifacts" / name).as_uri()
-            return self.client.create_experiment(name, artifact_location=place)
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # opens at its runs
+            return self.client.create_experiment(name, place, kind)
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id

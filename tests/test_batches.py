@@ -1,0 +1,185 @@
+import io
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segcore.batches import (
+    RankSteps,
+    TrainingStream,
+    evaluation_batches,
+    permutation,
+    training_batches,
+)
+from segcore.errors import InputError
+from segcore.shards import MANIFEST, Record, ShardReader, write_shard
+from segcore.transforms import Augmentation
+from segcore.types import Batch, ClassTable
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
+COUNT, BATCH, STEPS = 7, 6, 4
+"""24 positions of 7 samples: every batch but the first straddles two epochs."""
+CLASSES = ClassTable(("a", "b"), ((0, 0, 0), (9, 9, 9)), (0, 1))
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory) -> ShardReader:
+    """Seven images of different sizes in two shards."""
+    folder: Path = tmp_path_factory.mktemp("shards")
+    records = [record_of(number) for number in range(COUNT)]
+    parts = {"train-0.parquet": records[:4], "train-1.parquet": records[4:], "empty.parquet": []}
+    entries = [
+        {"name": name, "rows": write_shard(folder / name, part, CLASSES)}
+        for name, part in parts.items()
+    ]
+    splits = {"train": {"shards": entries[:2]}, "empty": {"shards": entries[2:]}}
+    classes = {"names": CLASSES.names, "colours": CLASSES.colours, "mirror": CLASSES.mirror}
+    values = {"dataset": "toy", "data_hash": "h", "classes": classes, "splits": splits}
+    (folder / MANIFEST).write_text(json.dumps(values))
+    return ShardReader(str(folder), "train")
+
+
+def record_of(number: int) -> Record:
+    generator = np.random.default_rng(number)
+    height, width = 18 + number, 24 - number
+    buffer = io.BytesIO()
+    image = generator.integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(image).save(buffer, "PNG")
+    labels = generator.integers(0, 2, (height, width), np.uint8)
+    return Record(str(number), buffer.getvalue(), labels.tobytes(), height, width)
+
+
+@pytest.fixture(scope="module")
+def stream(reader) -> TrainingStream:
+    return TrainingStream(reader, Augmentation((16, 16)), seed=3)
+
+
+def global_batches(stream, ranks: int, workers: int, start: int = 0) -> list[Batch]:
+    """The shares of all ranks, put together again in the order of ranks."""
+    loaders = [
+        training_batches(
+            stream, RankSteps(start, STEPS, BATCH, rank, ranks), loader_workers=workers
+        )
+        for rank in range(ranks)
+    ]
+    return [
+        Batch(
+            torch.cat([part.images for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            sum((part.ids for part in parts), ()),
+        )
+        for parts in zip(*loaders, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def plain(stream) -> list[Batch]:
+    return global_batches(stream, ranks=1, workers=0)
+
+
+def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.ids == other.ids
+        assert one.images.equal(other.images)
+        assert one.labels.equal(other.labels)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_do_not_depend_on_ranks_or_workers(stream, plain, ranks, workers):
+    assert_equal(global_batches(stream, ranks, workers), plain)
+
+
+def test_uneven_shares_cover_the_batch(stream, plain):
+    assert_equal(global_batches(stream, ranks=4, workers=0), plain)
+    shares = [len(next(iter(RankSteps(0, 1, BATCH, rank, 4)))) for rank in range(4)]
+    assert sorted(shares) == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("start", range(STEPS + 1))
+def test_a_resumed_stream_goes_on_exactly(stream, plain, start):
+    for ranks in (1, 2):
+        assert_equal(global_batches(stream, ranks, 0, start), plain[start:])
+
+
+def test_an_epoch_is_a_permutation_and_batches_straddle_epochs(plain):
+    ids = [int(name) for batch in plain for name in batch.ids]
+    assert len(ids) == STEPS * BATCH
+    epochs = [ids[first:last] for first, last in pairwise(range(0, 22, COUNT))]
+    for epoch, order in enumerate(epochs):
+        assert sorted(order) == list(range(COUNT))
+        assert order == permutation(COUNT, 3, epoch).tolist()
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert plain[1].ids == tuple(map(str, [*epochs[0][6:], *epochs[1][:5]]))
+
+
+def test_order_is_the_seeds(stream):
+    expected = np.random.default_rng([3, 5]).permutation(COUNT)
+    assert permutation(COUNT, 3, 5).tolist() == expected.tolist()
+    assert stream[5 * COUNT + 2].id == str(expected[2])
+    orders = {tuple(permutation(50, seed, epoch)) for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+
+
+def test_augmentation_follows_epoch_and_sample_alone(reader):
+    stream = TrainingStream(reader, Augmentation((16, 16)), seed=0)
+    first = {stream[place].id: stream[place].image for place in range(COUNT)}
+    second = {stream[place + COUNT].id: stream[place + COUNT].image for place in range(COUNT)}
+    assert first.keys() == second.keys()
+    assert all(not first[name].equal(second[name]) for name in first)
+    again = TrainingStream(reader, Augmentation((16, 16)), seed=0)
+    assert all(again[place].image.equal(first[again[place].id]) for place in reversed(range(COUNT)))
+    torch.manual_seed(5)  # the global generators have no part in it
+    np.random.seed(5)
+    assert stream[0].image.equal(first[stream[0].id])
+
+
+def test_without_augmentation_samples_arrive_unchanged(reader):
+    plain = Augmentation((18, 18), (1.0, 1.0), 1.0, flip=0.0, photometric=False)
+    stream = TrainingStream(reader, plain, seed=0)
+    for position in range(COUNT):
+        sample = stream[position]
+        whole = reader[int(sample.id)]
+        windows = whole.image.unfold(1, 18, 1).unfold(2, 18, 1)
+        flat = windows.permute(1, 2, 0, 3, 4).flatten(0, 1)
+        assert any(window.equal(sample.image) for window in flat)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_visits_every_image_once(reader, workers):
+    seen = list[str]()
+    for rank in range(3):
+        batches = evaluation_batches(reader, rank=rank, ranks=3, loader_workers=workers)
+        assert len(batches) == [3, 2, 2][rank]
+        for batch in batches:
+            (name,) = batch.ids
+            whole = reader[int(name)]
+            assert batch.images[0].equal(whole.image)
+            assert batch.labels[0].equal(whole.labels)
+            seen.append(name)
+    assert sorted(seen) == [str(number) for number in range(COUNT)]
+
+
+def test_more_ranks_than_images_leave_some_without(reader):
+    batches = [list(evaluation_batches(reader, rank=rank, ranks=9)) for rank in range(9)]
+    assert [len(part) for part in batches] == [1] * 7 + [0] * 2
+
+
+def test_a_split_without_images_is_told(reader):
+    empty = ShardReader(reader.folder, "empty")
+    assert len(empty) == 0
+    with pytest.raises(InputError, match="has no training images"):
+        TrainingStream(empty, Augmentation((16, 16)), seed=0)
+
+
+def test_steps_are_counted_from_the_start():
+    steps = RankSteps(3, 5, 4, 1, 2)
+    assert len(steps) == 2
+    assert list(steps) == [[14, 15], [18, 19]]
+    assert list(RankSteps(5, 5, 4, 0, 1)) == []

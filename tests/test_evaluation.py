@@ -1,0 +1,97 @@
+"""Images of different sizes, over one worker and two, against a plain loop."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from segcore.batches import evaluation_batches
+from segcore.distributed import rank, world_size
+from segcore.evaluation import evaluate, evaluate_images
+from segcore.inference import predict_labels
+from segcore.shards import ShardReader
+from segcore.types import IGNORE, Batch, Prediction
+from tests.workers import run_workers
+
+
+class Pointwise(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.score = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.5), nn.BatchNorm2d(4))
+
+    def forward(self, images):
+        return Prediction(self.score(images))
+
+
+def images_of_three_sizes() -> list[Batch]:
+    generator = np.random.default_rng(0)
+    batches = []
+    for number, (height, width) in enumerate([(5, 9), (16, 4), (7, 7)]):
+        image = generator.integers(0, 256, (1, 3, height, width), dtype=np.uint8)
+        labels = generator.choice([0, 1, 3, IGNORE], (1, height, width)).astype(np.uint8)
+        batches.append(Batch(torch.tensor(image), torch.tensor(labels), (f"image {number}",)))
+    return batches
+
+
+def counted(labels: torch.Tensor, predicted: torch.Tensor) -> np.ndarray:
+    """The confusion matrix, pixel by pixel."""
+    matrix = np.zeros((4, 4), np.int64)
+    for true, found in zip(labels.flatten().tolist(), predicted.flatten().tolist(), strict=True):
+        if true != IGNORE:
+            matrix[true, found] += 1
+    return matrix
+
+
+def test_images_of_different_sizes():
+    network, batches = Pointwise(), images_of_three_sizes()
+    results = list(evaluate_images(network, batches, 4))
+    matrices = []
+    for batch, result in zip(batches, results, strict=True):
+        assert result.id == batch.ids[0]
+        assert result.predicted.shape == batch.labels.shape[1:]
+        assert torch.equal(result.predicted, predict_labels(network.eval(), batch.images)[0])
+        matrices.append(matrix := counted(batch.labels[0], result.predicted))
+        np.testing.assert_array_equal(result.confusion, matrix)
+        union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
+        iou = [matrix[k, k] / union[k] for k in (0, 1, 3)]  # class 2 has no label anywhere
+        assert result.miou == pytest.approx(sum(iou) / 3)
+    scores = evaluate(network, batches, 4)
+    np.testing.assert_array_equal(scores.confusion, sum(matrices))
+    assert scores.present.tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_is_left_as_it_was(training):
+    network = Pointwise().train(training)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    results = evaluate_images(network, images_of_three_sizes(), 4)
+    next(results)
+    assert not network.training
+    results.close()  # an evaluation that is not read to its end
+    assert network.training == training
+    torch.testing.assert_close(dict(network.state_dict()), before, rtol=0, atol=0)
+
+
+def scores_of(shards: str, split: str) -> np.ndarray:
+    reader = ShardReader(shards, split)
+    batches = evaluation_batches(reader, rank=rank(), ranks=world_size())
+    return evaluate(Pointwise(), batches, 4).confusion
+
+
+def test_two_workers_count_what_one_counts(tiny):
+    alone = scores_of(tiny, "val")
+    assert alone.sum() == 48 * (4 * 64 - 3 * (0 + 1 + 2 + 3))  # four images, less their void
+    for found in run_workers(2, scores_of, tiny, "val"):
+        np.testing.assert_array_equal(found, alone)
+
+
+def test_more_workers_than_images(tiny):
+    found = run_workers(3, scores_of_one, tiny)
+    for each in found[1:]:
+        np.testing.assert_array_equal(each, found[0])
+    assert found[0].sum() == 5 * 9 - int((images_of_three_sizes()[0].labels == IGNORE).sum())
+
+
+def scores_of_one(shards: str) -> np.ndarray:
+    return evaluate(Pointwise(), images_of_three_sizes()[rank() : 1], 4).confusion

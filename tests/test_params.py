@@ -1,0 +1,318 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from segcore.errors import InputError
+from segcore.params import Params, Run, merged, read_params, with_values
+
+TABLE = {
+    "datasets": {
+        "shapes": {
+            "recipe": {"crop": [64, 96], "learning_rate": 0.02, "options": {"width": 16, "a": 1}}
+        }
+    },
+    "defaults": {
+        "steps": 100,
+        "batch_size": 8,
+        "evaluate_every": 50,
+        "save_every": 50,
+        "learning_rate": 0.01,
+        "momentum": 0.8,
+        "options": {"width": 8, "b": 1},
+    },
+    "rows": {
+        "fcn-resnet18-shapes": {
+            "method": "fcn",
+            "backbone": "resnet18",
+            "dataset": "shapes",
+            "options": {"width": 32},
+        }
+    },
+}
+ROW = "fcn-resnet18-shapes"
+SEARCH = {
+    "space": {"learning_rate": {"loguniform": [0.001, 0.1]}},
+    "steps": 40,
+    "evaluate_every": 10,
+    "grace": 10,
+}
+
+
+def table(**row: Any) -> dict[str, Any]:
+    values = copy.deepcopy(TABLE)
+    values["rows"][ROW].update(row)
+    return values
+
+
+def read(tmp_path: Path, values: Any) -> Params:
+    path = tmp_path / "params.yaml"
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values, sort_keys=False))
+    return read_params(path)
+
+
+def refused(tmp_path: Path, values: Any) -> str:
+    """The message, which names the file at its start."""
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, values).resolve(ROW)
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path / "params.yaml"))
+    return message
+
+
+# --- one rule: tuned > row > recipe > defaults --------------------------------------------------
+
+
+def test_precedence_of_plain_and_nested_values(tmp_path):
+    params = read(tmp_path, TABLE)
+    run = params.resolve(ROW)
+    assert run.momentum == 0.8  # only the defaults say it
+    assert run.learning_rate == 0.02  # recipe over defaults
+    assert run.crop == (64, 96)
+    assert run.options == {"width": 32, "a": 1, "b": 1}  # row, recipe, defaults
+    assert run.weight_decay == 5e-4  # nobody says it
+    own = read(tmp_path, table(learning_rate=0.03)).resolve(ROW)
+    assert own.learning_rate == 0.03
+
+
+def test_tuned_values_win_by_dotted_key(tmp_path):
+    params = read(tmp_path, TABLE)
+    run = params.resolve(ROW, {"learning_rate": 0.5, "options.width": 4, "options.c.d": 9})
+    assert run.learning_rate == 0.5
+    assert run.options == {"width": 4, "a": 1, "b": 1, "c": {"d": 9}}
+    assert params.resolve(ROW).options["width"] == 32, "resolving changed the table"
+
+
+def test_tuned_values_are_checked(tmp_path):
+    params = read(tmp_path, TABLE)
+    with pytest.raises(InputError, match=rf"rows\.{ROW}, tuned: learning_rate: .*greater than 0"):
+        params.resolve(ROW, {"learning_rate": -1.0})
+
+
+def test_merged_leaves_its_arguments_alone():
+    below, above = {"a": {"b": 1}, "c": 2}, {"a": {"d": 3}, "c": {"e": 4}}
+    assert merged(below, above) == {"a": {"b": 1, "d": 3}, "c": {"e": 4}}
+    assert (below, above) == ({"a": {"b": 1}, "c": 2}, {"a": {"d": 3}, "c": {"e": 4}})
+    assert with_values({"a": {"b": 1}}, {"a.b": 2, "x": 3}) == {"a": {"b": 2}, "x": 3}
+
+
+def test_fingerprint_follows_values_but_not_the_search(tmp_path):
+    plain = read(tmp_path, TABLE).resolve(ROW)
+    searched = read(tmp_path, table(search=SEARCH)).resolve(ROW)
+    other = read(tmp_path, table(seed=1)).resolve(ROW)
+    assert plain.fingerprint() == searched.fingerprint() != other.fingerprint()
+
+
+def test_a_run_survives_json(tmp_path):
+    run = read(tmp_path, table(search=SEARCH)).resolve(ROW)
+    assert Run.model_validate(run.model_dump(mode="json")) == run
+
+
+# --- misspelt keys -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "place", "meant"),
+    [
+        ("datasts", "datasts", "datasets"),
+        ("datasets.shapes.optoins", "datasets.shapes.optoins", "options"),
+        ("datasets.shapes.recipe.learnig_rate", None, "learning_rate"),
+        ("defaults.momentun", None, "momentum"),
+        (f"rows.{ROW}.bacth_size", None, "batch_size"),
+        (f"rows.{ROW}.search.trails", None, "trials"),
+    ],
+)
+def test_misspelt_key_gets_a_suggestion(tmp_path, path, place, meant):
+    values = with_values(table(search=SEARCH), {path: 1})
+    expected = f"unknown key {place or path!r}; did you mean {meant!r}?"
+    assert expected in refused(tmp_path, values)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "remedy"),
+    [
+        ({"unifrom": [0.1, 1]}, "did you mean 'uniform'?"),
+        ({"chioce": [1]}, "did you mean 'choice'?"),
+        ({"uniform": [0.1, 1], "choice": [1]}, "there is choice, int, loguniform, uniform"),
+        ([0.1, 1], "there is choice, int, loguniform, uniform"),
+    ],
+)
+def test_misspelt_way_to_draw_gets_a_suggestion(tmp_path, drawn, remedy):
+    values = table(search=SEARCH | {"space": {"momentum": drawn}})
+    message = refused(tmp_path, values)
+    assert f"rows.{ROW}.search.space.momentum: {drawn!r} fits no form; {remedy}" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_misspelt_row_and_dataset_get_a_suggestion(tmp_path):
+    params = read(tmp_path, TABLE)
+    with pytest.raises(InputError, match=rf"no row 'fcn-resnet-shapes'; did you mean '{ROW}'"):
+        params.resolve("fcn-resnet-shapes")
+    with pytest.raises(InputError, match="no dataset 'shape'; did you mean 'shapes'"):
+        params.dataset("shape")
+    assert "no dataset 'shape'" in refused(tmp_path, table(dataset="shape"))
+
+
+@pytest.mark.parametrize("key", ["method", "backbone", "dataset"])
+def test_a_row_always_says_what_it_is(tmp_path, key):
+    values = with_values(table(), {f"defaults.{key}": "shapes"})
+    del values["rows"][ROW][key]
+    assert f"rows.{ROW}: {key!r} is missing" in refused(tmp_path, values)
+
+
+# --- the search ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "key"),
+    [
+        ({"learning_rate": 0.1}, "learning_rate"),
+        ({}, "options.width"),
+        ({}, "options"),
+        ({"output_stride": None}, "output_stride"),
+    ],
+)
+def test_a_key_is_set_or_searched(tmp_path, row, key):
+    values = table(**row, search=SEARCH | {"space": {key: {"choice": [8]}}})
+    message = refused(tmp_path, values)
+    assert f"{key!r} is set by the row and searched; remove one of them" in message
+
+
+def test_a_search_may_cover_what_the_row_leaves_open(tmp_path):
+    space = {
+        "learning_rate": {"loguniform": ["1e-3", 0.1]},
+        "options.a": {"choice": [1, 2]},  # the recipe says it, the row does not
+        "warmup_steps": {"int": [0, 9]},
+        "momentum": {"uniform": [0.5, 0.9]},
+    }
+    search = read(tmp_path, table(search=SEARCH | {"space": space})).resolve(ROW).search
+    assert search is not None
+    assert search.model_dump()["space"]["learning_rate"] == {"loguniform": (0.001, 0.1)}
+    assert list(search.space) == list(space)
+
+
+def test_a_row_replaces_how_its_recipe_draws(tmp_path):
+    values = with_values(table(), {"datasets.shapes.recipe.search": SEARCH})
+    values = with_values(values, {f"rows.{ROW}.search.space.learning_rate": {"choice": [0.5]}})
+    search = read(tmp_path, values).resolve(ROW).search
+    assert search is not None
+    assert search.model_dump()["space"] == {"learning_rate": {"choice": [0.5]}}
+
+
+def test_a_row_may_refuse_the_search_of_its_recipe(tmp_path):
+    values = with_values(table(search=None), {"datasets.shapes.recipe.search": SEARCH})
+    assert read(tmp_path, values).resolve(ROW).search is None
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"space": {"learnig_rate": {"choice": [1]}}}, "no key 'learnig_rate'; did you mean"),
+        ({"space": {"steps": {"choice": [1]}}}, "'steps' cannot be searched"),
+        ({"space": {"workers": {"int": [1, 2]}}}, "'workers' cannot be searched"),
+        ({"space": {"momentum": {"uniform": [0.9, 0.5]}}}, "must run from low to high"),
+        ({"space": {"momentum": {"uniform": [0.9]}}}, "uniform.1: Field required (got [0.9])"),
+        ({"space": {"momentum": {"loguniform": [0, 1]}}}, "greater than 0 (got 0)"),
+        ({"space": {"momentum": {"choice": []}}}, "at least 1 item"),
+        ({"space": {"momentum": {"choice": [0.9, 7]}}}, "search.space.momentum: momentum: "),
+        ({"space": {"momentum.x": {"choice": [1]}}}, "(got {'x': 1})"),
+        ({"space": {}}, "at least 1 item"),
+        ({"grace": 50}, "grace 50 is more than the 40 steps of a trial"),
+        ({"reduction": 1}, "greater than 1 (got 1)"),
+    ],
+)
+def test_a_search_that_cannot_work_is_refused_before_it_starts(tmp_path, search, message):
+    assert message in refused(tmp_path, table(search=SEARCH | search))
+
+
+# --- the file and its values ---------------------------------------------------------------------
+
+
+def test_missing_file_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.yaml is missing; --params names another"):
+        read_params(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "is empty"),
+        ("# only a comment\n", "is empty"),
+        ("[]", "holds a list"),
+        ("- a\n- b\n", "holds a list"),
+        ("just text", "holds a str"),
+        ("0", "holds a int"),
+    ],
+)
+def test_what_is_no_table_is_told(tmp_path, text, found):
+    message = refused(tmp_path, text)
+    assert f"params.yaml {found}; a table with datasets, defaults and rows is expected" in message
+
+
+def test_rows_given_twice_are_refused(tmp_path):
+    text = yaml.safe_dump(TABLE)
+    again = text + f"  {ROW}: {{method: pspnet, backbone: resnet18, dataset: shapes}}\n"
+    assert f"the key {ROW!r} stands twice; remove one" in refused(tmp_path, again)
+
+
+@pytest.mark.parametrize("path", [f"rows.{ROW}", "rows", "datasets.shapes", "datasets"])
+def test_an_empty_entry_is_told(tmp_path, path):
+    values = with_values(TABLE, {path: None})
+    assert f"params.yaml: {path} is empty; give it a value" in refused(tmp_path, values)
+
+
+def test_numbers_in_every_notation_are_numbers(tmp_path):
+    text = f"""
+datasets: {{shapes: {{recipe: {{learning_rate: 1e-3, weight_decay: '5e-5'}}}}}}
+defaults: {{momentum: 8e-1, crop: [64, 64]}}
+rows:
+  {ROW}:
+    {{method: fcn, backbone: resnet18, dataset: shapes, options: {{rate: 1e-3}},
+    steps: 1e2, batch_size: 2, evaluate_every: 1, save_every: 1,
+    search: {{space: {{min_learning_rate: {{choice: [1e-5, 0]}}}}, steps: 4, evaluate_every: 2,
+    grace: 2}}}}
+"""
+    run = read(tmp_path, text).resolve(ROW)
+    assert (run.momentum, run.learning_rate, run.weight_decay) == (0.8, 0.001, 5e-5)
+    assert (run.options, run.steps) == ({"rate": 0.001}, 100)
+    assert run.search is not None
+    assert run.search.model_dump()["space"]["min_learning_rate"] == {"choice": [1e-5, 0]}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"crop": [64]}, "crop.1: Field required (got [64])"),
+        ({"crop": [64, 64, 64]}, "at most 2 items"),
+        ({"crop": 64}, "crop: Input should be a valid tuple (got 64)"),
+        ({"scale": [2.0, 0.5]}, "scale (2.0, 0.5) runs backwards"),
+        ({"steps": 0}, "steps: Input should be greater than 0 (got 0)"),
+        ({"steps": 1.5}, "(got 1.5)"),
+        ({"flip": 1.5}, "less than or equal to 1 (got 1.5)"),
+        ({"learning_rate": "fast"}, "(got 'fast')"),
+        ({"splits": []}, "at least 1 item"),
+        ({"optimizer": "sdg"}, "'sgd' or 'adamw' (got 'sdg')"),
+        ({"workers": 9}, "batch_size 8 is less than 9 workers"),
+        ({"options": [1]}, "options: Input should be a valid dictionary (got [1])"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_place(tmp_path, row, message):
+    found = refused(tmp_path, table(**row))
+    assert message in found
+    assert f"rows.{ROW}" in found
+
+
+def test_a_wrong_value_is_told_where_it_was_written(tmp_path):
+    values = with_values(TABLE, {"defaults.save_every": 0, "datasets.shapes.recipe.crop": [1]})
+    message = refused(tmp_path, values)
+    assert "defaults.save_every: Input should be greater than 0" in message
+    assert "datasets.shapes.recipe.crop.1: Field required" in message
+    assert f"rows.{ROW}" not in message
+
+
+def test_a_value_nobody_gives_is_told(tmp_path):
+    values = copy.deepcopy(TABLE)
+    del values["defaults"]["steps"]
+    assert f"'rows.{ROW}.steps' is missing" in refused(tmp_path, values)
