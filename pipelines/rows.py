@@ -49,21 +49,18 @@ def show(zoo: Params, name: str) -> dict[str, Any]:
 
 
 def add(zoo: Params, names: list[str], table: Path) -> None:
-    """Copies rows, and datasets that the table lacks; its comments and order stay."""
+    """Copies rows, and datasets that the table lacks; comments, order and layout stay."""
     read_params(table)
     document = YAML()
     document.width = 100
-    content = document.load(table.read_text())
+    content, source = document.load(table.read_text()), document.load(ZOO.read_text())
     content.setdefault("rows", {})
     for name in names:
-        row = show(zoo, name)
+        dataset = show(zoo, name)["dataset"]
         if name in content["rows"]:
             raise InputError(f"{table} has a row {name!r} already; rename one of them")
-        content["rows"][name] = row
-        dataset = row["dataset"]
-        if dataset not in content["datasets"]:
-            described = zoo.dataset(dataset).model_dump(mode="json", exclude_defaults=True)
-            content["datasets"][dataset] = described
+        content["rows"][name] = source["rows"][name]
+        content["datasets"].setdefault(dataset, source["datasets"][dataset])
     text = io.StringIO()
     document.dump(content, text)
     validated(Params, yaml.safe_load(text.getvalue()), str(table))
