@@ -1,8 +1,8 @@
 """Notices a ``dvc.lock`` that was cut short and puts back the copy kept beside it.
 
 DVC writes that file in place: killed meanwhile it leaves nothing, and then every dvc command
-fails. Each stage keeps a copy before its work; ``make`` calls this before every ``dvc repro``, and
-the table is read as well then: of a row's unknown method DVC itself says only that a file is missing.
+fails. Each stage keeps a copy before its work; ``make`` calls this before every ``dvc repro``. It
+then reads the table as well: of an unknown method DVC says only that a file is missing.
 """
 
 import sys

@@ -5,7 +5,6 @@ Exit status 0: done; 2: something a person gave cannot be used, said in one mess
 """
 
 import argparse
-import ctypes
 import fcntl
 import os
 import signal
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from pipelines.guard import guard
+from pipelines.orphan import end_with_dvc
 from pipelines.project import Project
 from segcore.errors import InputError
 
@@ -29,7 +29,6 @@ QUIET = {
     "PYTHONWARNINGS": "ignore",
     "MPLBACKEND": "agg",
 }
-PR_SET_PDEATHSIG = 1
 
 
 def run_stage(main: Callable[[str, Project], None], *, keyed: bool = True) -> None:
@@ -51,11 +50,14 @@ def run_safely(action: Callable[[], None]) -> None:
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    signal.signal(signal.SIGTERM, _terminated)
-    if "DVC_STAGE" in os.environ and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getpgid(os.getppid()) != os.getpgrp():  # it ended while this process was starting
-            sys.exit(143)
+    told = list[int]()
+
+    def terminated(number: int, _frame: FrameType | None) -> None:
+        told.append(number)
+        sys.exit(143)  # so that "finally" and "with" close what is open
+
+    signal.signal(signal.SIGTERM, terminated)
+    end_with_dvc()
     try:
         action()
     except InputError as error:
@@ -64,10 +66,10 @@ def run_safely(action: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-def _terminated(_number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(143)  # so that "finally" and "with" close what is open
+    except SystemExit:
+        if told:
+            sys.exit(143)  # Ray, where the signal meets it waiting, makes another status of it
+        raise
 
 
 def _alone(main: Callable[[str, Project], None], verb: str, key: str, project: Project) -> None:

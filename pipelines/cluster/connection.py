@@ -6,7 +6,6 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 # Ray reads these while it is imported: its own values cost two seconds per report, and wait
 # for ever for workers that cannot start.
@@ -40,16 +39,17 @@ def cluster(run: Run, trials: int = 1) -> Iterator[None]:
 
 
 def _connect(address: str | None) -> None:
-    # Without an address, nothing listens beyond this machine.
-    here: dict[str, Any] = {} if address else {"_node_ip_address": "127.0.0.1"}
     try:
         if address:
             _knock(address)
         ending = signal.getsignal(signal.SIGTERM)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
         signal.signal(signal.SIGTERM, ending)  # Ray puts its own there, with another exit status
     except OSError as error:
-        remedy = "start the cluster, or unset RAY_ADDRESS to use this machine alone"
+        remedy = (
+            "start it, give the token that it asks for (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN), "
+            "or unset RAY_ADDRESS to use this machine alone"
+        )
         raise InputError(f"RAY_ADDRESS={address}: no cluster there ({error}); {remedy}") from error
 
 

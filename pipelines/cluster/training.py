@@ -78,7 +78,8 @@ def _worker(config: dict[str, Any]) -> None:
         _train_reporting(Run.model_validate(config["run"]), config["shards"], folder)
     except InputError as error:
         write_json(refusal, str(error))
-        raise
+        if ray.train.get_context().get_world_size() > 1:
+            raise  # it ends the other workers, which wait for this one
 
 
 def _train_reporting(run: Run, shards: str, folder: Path) -> None:
