@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PORT ?= 5000
 ARGS ?=
+# A process per core, a file at a time; what starts Ray or a server runs alone.
+UNITS := -m "not slow and not cluster" -n auto --dist loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,10 +46,11 @@ ui: $(INSTALLED) ## the MLflow UI on this machine (PORT=5000)
 	@$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
 
 test: $(INSTALLED) ## everything at small sizes, under 20 minutes on two cores (ARGS="-k ocrnet")
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest $(UNITS) $(ARGS)
+	$(PY) -m pytest -m "cluster and not slow" $(ARGS)
 
 test-fast: $(INSTALLED) ## the units, under 90 seconds
-	$(PY) -m pytest -m "not slow and not cluster" $(ARGS)
+	$(PY) -m pytest $(UNITS) $(ARGS)
 
 test-all: $(INSTALLED) ## everything there is, for a quiet hour
 	$(PY) -m pytest $(ARGS)
