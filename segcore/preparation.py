@@ -135,7 +135,8 @@ def prepare(
 
 
 def _listed(name: str, problems: list[str]) -> str:
-    lines = [f"dataset {name}: {len(problems)} problem(s), nothing was prepared"]
+    remedy = "mend them and run it again, nothing was prepared"
+    lines = [f"dataset {name}: {len(problems)} problem(s); {remedy}"]
     lines += problems[:SHOWN_PROBLEMS]
     if more := len(problems[SHOWN_PROBLEMS:]):
         lines.append(f"... and {more} more")

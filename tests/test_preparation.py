@@ -406,7 +406,8 @@ def test_every_problem_is_told_at_once(raw, tmp_path):
     (raw / "val/11.png").unlink()
     save(raw / "val/12.png", np.full((12, 16, 3), 10, np.uint8))
     head, *lines = problems(dataset, tmp_path)
-    assert head == "dataset toy: 11 problem(s), nothing was prepared"
+    remedy = "mend them and run it again, nothing was prepared"
+    assert head == f"dataset toy: 11 problem(s); {remedy}"
     told = {line.strip().removeprefix(f"{raw}/") for line in lines}
     expected = [
         ("train/00.jpg", "cannot be decoded: "),
