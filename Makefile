@@ -4,7 +4,7 @@ PYTHON ?= python3
 PORT ?= 5000
 ARGS ?=
 # A process per core, a file at a time; what starts Ray or a server runs alone.
-UNITS := -m "not slow and not cluster" -n auto --dist loadfile
+UNITS := -m "not slow and not cluster and not long" -n auto --dist loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -47,7 +47,7 @@ ui: $(INSTALLED) ## the MLflow UI on this machine (PORT=5000)
 
 test: $(INSTALLED) ## everything at small sizes, under 20 minutes on two cores (ARGS="-k ocrnet")
 	$(PY) -m pytest $(UNITS) $(ARGS)
-	$(PY) -m pytest -m "cluster and not slow" $(ARGS)
+	$(PY) -m pytest -m "(cluster or long) and not slow" $(ARGS)
 
 test-fast: $(INSTALLED) ## the units, under 90 seconds
 	$(PY) -m pytest $(UNITS) $(ARGS)

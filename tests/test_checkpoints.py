@@ -74,6 +74,7 @@ def write_and_die(folder: Path, step: int, moment: str) -> None:
 
 
 @pytest.mark.parametrize("moment", ["bytes", "flush", "move"])
+@pytest.mark.long
 def test_a_writer_killed_inside_a_save_leaves_the_last_whole_one(tmp_path, moment):
     folder = tmp_path / "last"
     assert exit_code_of(write_and_die, folder, 1, moment) == -signal.SIGKILL

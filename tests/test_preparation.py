@@ -173,6 +173,7 @@ def test_rgb_files_are_stored_as_they_are(raw, tmp_path):
 # --- the same bytes ------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_one_process_and_two_and_again_give_the_same_bytes(raw, tmp_path, monkeypatch):
     for name in ("first", "again"):
         prepared(dataset_of(raw), tmp_path / name)
@@ -291,6 +292,7 @@ def test_a_killed_run_continues_with_the_same_bytes(raw, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts processes in /proc")
+@pytest.mark.long
 def test_processes_end_with_their_killed_parent(raw, tmp_path):
     family = killed(raw, tmp_path, raw / "val/09.png", processes=2, shards=3)
     assert len(family) >= 3

@@ -100,6 +100,7 @@ def never_stopped(tiny) -> tuple[list[float], Checkpoint]:
 
 
 @pytest.mark.parametrize("moment", ["step", "save"])
+@pytest.mark.long
 def test_killed_and_resumed_is_never_stopped(tiny, tmp_path, never_stopped, moment):
     losses, straight = never_stopped
     folder = tmp_path / "last"
@@ -159,6 +160,7 @@ def losses_and_scores(run: Run, shards: str) -> tuple[list[float], list[list[int
     return losses, confusion
 
 
+@pytest.mark.long
 def test_two_workers_train_and_score_as_one(tiny):
     losses, confusion = losses_and_scores(unequal(), tiny)
     found = run_workers(2, losses_and_scores, unequal(workers=2), tiny)

@@ -151,6 +151,7 @@ def trained(norm: bool, dtype: torch.dtype, steps: int, micro_batch: int | None 
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.long
 def test_two_workers_train_as_one(dtype, tolerance):
     losses, weights, _ = trained(True, dtype, 20)
     assert losses[-1] < 0.9 * losses[0]

@@ -108,6 +108,7 @@ def test_larger_images_show_the_same_scene():
     assert sky[0] == pytest.approx(sky[1], abs=0.06)
 
 
+@pytest.mark.long
 def test_colour_and_position_do_not_give_the_class_away(val):
     """A strong classifier of single pixels on (R, G, B, x, y) stays below 0.35 mIoU."""
     dataset = Shapes()

@@ -229,6 +229,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.long
 def test_a_registered_model_loads_without_the_project_and_gives_the_same_labels(
     store: Store, run_id: str, tmp_path: Path
 ):
