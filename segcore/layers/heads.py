@@ -1,6 +1,8 @@
 """How features become class scores."""
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from segcore.layers.convolution import conv_norm_relu
 
@@ -28,3 +30,25 @@ def auxiliary_head(
         conv_norm_relu(inputs, width, kernel, bias=bias),
         classifier(width, num_classes, dropout=dropout),
     )
+
+
+class ContextHead(nn.Module):
+    """The frame that MMSegmentation puts around a block that relates pixels to one another.
+
+    Convolution, ``context`` (a module of ``width`` channels in and out), convolution; the result
+    joins the feature it came from and is classified. Three 3x3 convolutions, as in its FCN.
+    """
+
+    def __init__(
+        self, inputs: int, num_classes: int, context: nn.Module, *, width: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.enter = conv_norm_relu(inputs, width, 3)
+        self.context = context
+        self.leave = conv_norm_relu(width, width, 3)
+        self.join = conv_norm_relu(inputs + width, width, 3)
+        self.classify = classifier(width, num_classes, dropout=dropout)
+
+    def forward(self, feature: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+        x = self.leave(self.context(self.enter(feature)))
+        return self.classify(self.join(torch.cat([feature, x], dim=1)))
