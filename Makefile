@@ -76,7 +76,7 @@ format: $(INSTALLED) ## put the code into the house's form
 
 lock: $(INSTALLED) ## pin what pyproject.toml asks for, with hashes (ARGS=--upgrade: the newest of all)
 	$(BIN)/uv pip compile $(ARGS) --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --extra pipelines --extra dev pyproject.toml -o requirements.lock
+	    --no-emit-index-url --extra pipelines --extra onnx --extra dev pyproject.toml -o requirements.lock
 
 clean: ## remove the environment and caches; data, runs and what was tracked stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
