@@ -49,7 +49,10 @@ def build_model(
         options["auxiliary"] = auxiliary
     try:
         return segmenter(backbone, num_classes, **options)
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        # What torch says of an impossible option, such as a negative width.
         raise InputError(f"method {method} with {options}: {error}") from error
 
 

@@ -41,6 +41,8 @@ class NeedsAll(Segmenter):
         ("fcn", {"widht": 3}, "fcn has no option 'widht'; did you mean 'width'"),
         ("ocrnet", {"grids": [1]}, "ocrnet has no option 'grids'"),
         ("fcn", {"num_convs": 0}, "num_convs must be at least 1, not 0"),
+        ("fcn", {"width": -3}, "method fcn with .*'width': -3.*negative dimension -3"),
+        ("pspnet", {"grids": 3}, "method pspnet with .*'grids': 3"),
     ],
 )
 def test_wrong_names_and_values(method, options, message):
