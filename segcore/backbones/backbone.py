@@ -9,7 +9,8 @@ class Backbone(nn.Module):
     """Images to features, fine to coarse, without the stem's (those finer than stride 4).
 
     Feature i has ``channels[i]`` channels and one value per ``strides[i]`` pixels of the image a
-    side (rounded). What changes features and not methods is a backbone around a backbone.
+    side (rounded). What changes features and not methods is a backbone around a backbone;
+    ``JointPyramid`` makes the last feature finer than the one before.
     """
 
     channels: tuple[int, ...]

@@ -15,7 +15,7 @@ class ConcatPyramid(Backbone):
     """Gives the joined map twice, since a method that reads two features (an auxiliary head,
     OCRNet's regions) reads the joined map for both in every published form on HRNet."""
 
-    def __init__(self, body: Backbone) -> None:
+    def __init__(self, body: Backbone, /) -> None:
         super().__init__()
         self.body = body
         self.channels = (sum(body.channels),) * 2

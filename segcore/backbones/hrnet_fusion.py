@@ -7,6 +7,7 @@ every size that is no multiple of 32. No parameter tells the difference.
 
 from typing import Any
 
+import torch
 from timm.models.hrnet import HighResolutionModule
 from torch import Tensor, nn
 
@@ -14,10 +15,15 @@ from segcore.layers import resize
 
 
 class BilinearFusion(nn.Module):
-    """Stands in for timm's ``HighResolutionModule``: the same layers under the same names."""
+    """Stands in for timm's ``HighResolutionModule``: the same layers under the same names.
 
-    def __init__(self, module: HighResolutionModule) -> None:
+    ``enlarge_by_factor`` is MMSegmentation's form, which differs where a map has an odd size:
+    coarser branches are enlarged by the ratio of strides, then resized to the finer branch.
+    """
+
+    def __init__(self, module: HighResolutionModule, *, enlarge_by_factor: bool) -> None:
         super().__init__()
+        self.enlarge_by_factor = enlarge_by_factor
         rows: Any = module.fuse_layers
         self.branches = module.branches
         # Of a layer from a coarser branch: convolution and BatchNorm, without the upsampling.
@@ -36,13 +42,18 @@ class BilinearFusion(nn.Module):
         gathered = layers[0](outputs[0])
         for j in range(1, len(outputs)):
             each = layers[j](outputs[j])
-            gathered = gathered + (resize(each, outputs[i].shape[-2:]) if j > i else each)
+            if j > i:
+                if self.enlarge_by_factor:
+                    each = resize(each, torch.Size(length << (j - i) for length in each.shape[-2:]))
+                each = resize(each, outputs[i].shape[-2:])
+            gathered = gathered + each
         return gathered
 
 
-def replace_fusion(body: nn.Module) -> None:
+def replace_fusion(body: nn.Module, *, enlarge_by_factor: bool = False) -> None:
     """Puts ``BilinearFusion`` in the place of each of timm's modules that exchange."""
     for parent in list(body.modules()):
         for name, child in parent.named_children():
             if isinstance(child, HighResolutionModule) and child.num_branches > 1:
-                setattr(parent, name, BilinearFusion(child))
+                fusion = BilinearFusion(child, enlarge_by_factor=enlarge_by_factor)
+                setattr(parent, name, fusion)

@@ -1,8 +1,6 @@
 """Any timm network as a backbone: its refusals translated, its traps for segmentation mended."""
 
 import re
-from difflib import get_close_matches
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +10,30 @@ from timm.models.hrnet import HighResolutionNet
 from torch import Tensor, nn
 
 from segcore.backbones.backbone import Backbone
+from segcore.backbones.densenet import dilate_densenet
+from segcore.backbones.dilation import DILATION_OPTIONS, set_dilations
 from segcore.backbones.hrnet_fusion import replace_fusion
+from segcore.backbones.options import check_options, keywords_of
+from segcore.backbones.pretraining import folder_weights, timm_weights, weights_missing
 from segcore.errors import InputError, suggestion
 from segcore.types import Images
 
 _FINEST = 4
 """Features at stride 1 and 2 are the stem's; no method reads them."""
 
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet269c": ("resnet152c", {"layers": (3, 30, 48, 8)}),
+    "resnet269s": ("resnet152s", {"layers": (3, 30, 48, 8)}),
+}
+"""Networks that timm can build and has no name for."""
+
 
 class TimmFeatures(Backbone):
-    """The features of a timm network at stride 4 and coarser.
+    """The features of a timm network, or of one of ``VARIANTS``, at stride 4 and coarser.
 
-    Raises InputError on what timm cannot build, and where pretrained weights cannot be had.
+    ``options`` are timm's keywords and those of ``segcore.backbones.dilation``;
+    ``enlarge_by_factor`` is a form of HRNet (``hrnet_fusion``). Raises InputError on what cannot
+    be built, and where pretrained weights cannot be had.
     """
 
     def __init__(
@@ -33,15 +43,14 @@ class TimmFeatures(Backbone):
         output_stride: int | None = None,
         pretrained: bool = False,
         weights_folder: Path | None = None,
+        enlarge_by_factor: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
-        if not timm.is_model(name):
-            near = get_close_matches(name, timm.list_models(), n=1, cutoff=0.6)
-            remedy = suggestion(name, near) or "; timm.list_models() names those there are"
-            raise InputError(f"no backbone {name!r}{remedy}")
+        forms = {key: options.pop(key) for key in DILATION_OPTIONS if key in options}
         source = _weights_source(name, weights_folder) if pretrained else {}
         self.body = _create(name, output_stride, options | source)
+        set_dilations(name, self.body, forms)
         reductions = self.body.feature_info.reduction()
         if output_stride is not None and reductions[-1] != output_stride:
             raise InputError(_stride_refused(name, output_stride, options))
@@ -50,7 +59,12 @@ class TimmFeatures(Backbone):
         channels = self.body.feature_info.channels()
         self.channels = tuple(channels[i] for i in self.kept)
         self.strides = tuple(reductions[i] for i in self.kept)
-        replace_fusion(self.body)
+        if enlarge_by_factor and not isinstance(self.body, HighResolutionNet):
+            raise InputError(
+                f"backbone {name} has no option 'enlarge_by_factor', which is for HRNet; "
+                "leave it out"
+            )
+        replace_fusion(self.body, enlarge_by_factor=enlarge_by_factor)
 
     def forward(self, images: Images) -> list[Tensor]:
         features = self.body(images)
@@ -60,15 +74,11 @@ class TimmFeatures(Backbone):
 
 
 def _create(name: str, output_stride: int | None, options: dict[str, Any]) -> Any:
-    keywords = {**options, "features_only": True}
-    if name.startswith("hrnet"):
-        # timm's default are the widened features of its classification head: the wrong network.
-        keywords["feature_location"] = ""
-        _check_options(name, HighResolutionNet, options)
-    if output_stride is not None:
-        keywords["output_stride"] = output_stride
+    if name.startswith("hrnet"):  # the class swallows unknown keywords
+        given = [option for option in options if not option.startswith("pretrained")]
+        check_options(f"backbone {name}", given, _options_of(HighResolutionNet))
     try:
-        return timm.create_model(name, **keywords)
+        return _create_plainly(name, output_stride, options)
     except (AssertionError, TypeError, ValueError, RuntimeError, OSError) as error:
         message = _explain(name, output_stride, options, error)
         if message is None:
@@ -78,7 +88,7 @@ def _create(name: str, output_stride: int | None, options: dict[str, Any]) -> An
         if not options.get("pretrained"):
             raise
         # Whatever the hub's client raises where it has no network; its types are not ours to know.
-        raise InputError(_weights_missing(name, error)) from error
+        raise InputError(weights_missing(name, error)) from error
 
 
 def _explain(
@@ -87,32 +97,28 @@ def _explain(
     """What to tell the person, or None where the error is none of theirs."""
     unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if unknown and unknown[1] in options:
-        class_ = _class_of(name)
-        return f"backbone {name} has no option {unknown[1]!r}{_near(unknown[1], class_)}"
+        known = _options_of(_class_of(name))
+        return f"backbone {name} has no option {unknown[1]!r}{suggestion(unknown[1], known)}"
     plain = {key: value for key, value in options.items() if not key.startswith("pretrained")}
     if output_stride is not None and not _builds(name, output_stride, plain):
         return _stride_refused(name, output_stride, plain)
     if options.get("pretrained") and _builds(name, output_stride, plain):
-        return _weights_missing(name, error)
+        return weights_missing(name, error)
     if plain:
         return f"backbone {name} with {plain}: {error or type(error).__name__}"
     return None
 
 
-def _check_options(name: str, class_: type[nn.Module], options: dict[str, Any]) -> None:
-    """For classes that swallow unknown keywords."""
-    for option in options:
-        if option not in signature(class_).parameters and not option.startswith("pretrained"):
-            raise InputError(f"backbone {name} has no option {option!r}{_near(option, class_)}")
-
-
-def _near(option: str, class_: type[nn.Module]) -> str:
-    return suggestion(option, set(signature(class_).parameters) - {"self", "kwargs", "cfg"})
+def _options_of(class_: type[nn.Module]) -> list[str]:
+    """A class's own, and those that this package adds for some networks."""
+    own = [each for each in keywords_of(class_) if each != "cfg"]
+    return [*own, *DILATION_OPTIONS, "enlarge_by_factor"]
 
 
 def _class_of(name: str) -> type[nn.Module]:
+    base, _ = VARIANTS.get(name, (name, {}))
     with torch.device("meta"):
-        return type(timm.create_model(name))
+        return type(timm.create_model(base))
 
 
 def _builds(name: str, output_stride: int | None, options: dict[str, Any]) -> bool:
@@ -126,8 +132,18 @@ def _builds(name: str, output_stride: int | None, options: dict[str, Any]) -> bo
 
 
 def _create_plainly(name: str, output_stride: int | None, options: dict[str, Any]) -> Any:
-    # timm drops keywords that are None.
-    return timm.create_model(name, features_only=True, output_stride=output_stride, **options)
+    base, variant = VARIANTS.get(name, (name, {}))
+    keywords = {**variant, **options, "features_only": True}
+    if base.startswith("hrnet"):
+        # timm's default are the widened features of its classification head: the wrong network.
+        keywords["feature_location"] = ""
+    dense = timm.models.is_model_in_modules(base, ["densenet"])
+    if output_stride is not None and not dense:
+        keywords["output_stride"] = output_stride
+    body = timm.create_model(base, **keywords)
+    if output_stride is not None and dense:
+        dilate_densenet(body, output_stride)
+    return body
 
 
 def _stride_refused(name: str, output_stride: int, options: dict[str, Any]) -> str:
@@ -142,25 +158,7 @@ def _stride_refused(name: str, output_stride: int, options: dict[str, Any]) -> s
 
 
 def _weights_source(name: str, folder: Path | None) -> dict[str, Any]:
-    """timm's keywords for weights from ``folder`` where it holds them, else from the hub cache."""
-    if folder is None:
-        return {"pretrained": True}
-    plain = name.split(".")[0]
-    tag = getattr(timm.get_pretrained_cfg(plain, allow_unregistered=True), "tag", "")
-    for each in (name, f"{plain}.{tag}", plain):
-        path = folder / f"{each}.safetensors"
-        if path.is_file():
-            return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
-    raise InputError(
-        f"{folder} holds no pretrained weights for backbone {name}; put {plain}.safetensors "
-        "there, or name no folder to take timm's hub cache"
-    )
-
-
-def _weights_missing(name: str, error: Exception) -> str:
-    cause = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return (
-        f"pretrained weights for backbone {name} cannot be had ({cause}); fill timm's hub cache "
-        f"where there is a network, or name a folder that holds {name}.safetensors, or set "
-        "pretrained to false"
-    )
+    if name not in VARIANTS:
+        return timm_weights(name, folder)
+    file = str(folder_weights(name, folder))
+    return {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}

@@ -60,17 +60,6 @@ def test_channels_last_networks_give_channels_first():
     ]  # fmt: skip
 
 
-def test_dilations_at_stride_eight():
-    body = build_backbone("resnet50c", output_stride=8).body
-    convs = {
-        layer: [(block.conv2.stride[0], block.conv2.dilation[0]) for block in body[layer]]
-        for layer in ("layer2", "layer3", "layer4")
-    }
-    assert convs["layer2"] == [(2, 1), (1, 1), (1, 1), (1, 1)]
-    assert convs["layer3"] == [(1, 1)] + [(1, 2)] * 5
-    assert convs["layer4"] == [(1, 2), (1, 4), (1, 4)]
-
-
 def test_concatenation_joins_all_branches_at_the_finest_size():
     torch.manual_seed(0)
     backbone = build_backbone("hrnet_w18_small_v2", pyramid="concat").eval()
@@ -96,9 +85,10 @@ def hrnet_module():
     return module.double().eval()
 
 
-def test_exchange_equals_the_formula_at_odd_sizes():
+@pytest.mark.parametrize("by_factor", [False, True])
+def test_exchange_equals_the_formula_at_odd_sizes(by_factor):
     module = hrnet_module()
-    fused = BilinearFusion(module)
+    fused = BilinearFusion(module, enlarge_by_factor=by_factor)
     sizes = [(9, 13), (5, 7), (3, 4)]
     inputs = [
         torch.randn(2, channels, *size, dtype=torch.float64)
@@ -114,6 +104,9 @@ def test_exchange_equals_the_formula_at_odd_sizes():
                 if j > i:
                     convolution, norm, _ = layer
                     small = norm(convolution(x[j]))
+                    if by_factor:  # MMSegmentation's, in two steps
+                        factor = 2 ** (j - i)
+                        small = F.interpolate(small, scale_factor=factor, mode="bilinear")
                     total += F.interpolate(small, size, mode="bilinear", align_corners=False)
                 elif j < i:
                     total += layer(x[j])
@@ -130,12 +123,14 @@ def test_exchange_keeps_names_so_that_weights_load():
     ("name", "options", "message"),
     [
         ("resnet5oc", {}, "no backbone 'resnet5oc'; did you mean 'resnet50c'"),
-        ("zzzz", {}, "timm.list_models"),
+        ("zzzz", {}, r"list_backbones\(\)"),
         ("resnet18", {"output_stride": 7}, "at output stride 7; it can at 8, 16, 32"),
         ("hrnet_w18", {"output_stride": 8}, "at output stride 8; it can at 32"),
-        ("densenet121", {"output_stride": 8}, r"leave output_stride out \(its own is 32\)"),
+        ("densenet121", {"output_stride": 4}, "at output stride 4; it can at 8, 16, 32"),
+        ("swin_tiny_patch4_window7_224", {"output_stride": 8}, r"stride out \(its own is 32\)"),
         ("resnet18", {"stem_wdth": 3}, "no option 'stem_wdth'; did you mean 'stem_width'"),
         ("mobilenetv2_100", {"no_such_thing": 3}, "no option 'no_such_thing'"),
+        ("resnet18", {"enlarge_by_factor": True}, "no option 'enlarge_by_factor'.*HRNet"),
         ("hrnet_w18", {"drop_rat": 3}, "no option 'drop_rat'; did you mean 'drop_rate'"),
         ("resnet18", {"stem_type": 3}, "resnet18 with {'stem_type': 3}"),
         ("resnet18", {"pyramid": "concatt"}, "no pyramid 'concatt'; did you mean 'concat'"),
@@ -146,13 +141,20 @@ def test_refusals_say_what_would_work(name, options, message):
         build_backbone(name, **options)
 
 
-def test_pretrained_weights_come_from_a_folder(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("resnet18", {"channels": (4, 8, 16, 32)}), ("densenet121", {"growth_rate": 4})],
+)
+def test_pretrained_weights_come_from_a_folder(name, options, tmp_path):
     torch.manual_seed(1)
-    source = timm.create_model("resnet18")
-    save_file(source.state_dict(), tmp_path / "resnet18.safetensors")
-    backbone = build_backbone("resnet18", output_stride=8, pretrained=True, weights_folder=tmp_path)
+    source = timm.create_model(name, **options).state_dict()
+    save_file(source, tmp_path / f"{name}.safetensors")
+    sources = {"pretrained": True, "weights_folder": tmp_path}
+    backbone = build_backbone(name, output_stride=8, **sources, **options)
     loaded = backbone.body.state_dict()
-    assert all(torch.equal(loaded[key], source.state_dict()[key]) for key in loaded)
+    assert len(loaded) > 100
+    for key, value in loaded.items():  # timm's extractor writes features_conv0 for features.conv0
+        assert torch.equal(value, source[key.replace("features_", "features.")])
 
 
 def test_pretrained_weights_that_cannot_be_had(tmp_path, monkeypatch):
@@ -165,6 +167,17 @@ def test_pretrained_weights_that_cannot_be_had(tmp_path, monkeypatch):
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", no_network)
     with pytest.raises(InputError, match=r"ConnectionError: no route to host.*hub cache"):
         build_backbone("resnet18", pretrained=True)
+
+
+def test_a_variant_s_weights_come_from_a_folder_alone(tmp_path):
+    options = {"layers": (1, 1, 1, 1), "channels": (4, 8, 16, 32)}
+    source = build_backbone("resnet269s", **options)
+    with pytest.raises(InputError, match=r"not published.*resnet269s\.safetensors"):
+        build_backbone("resnet269s", pretrained=True)
+    save_file(source.body.state_dict(), tmp_path / "resnet269s.safetensors")
+    loaded = build_backbone("resnet269s", pretrained=True, weights_folder=tmp_path, **options)
+    theirs = source.body.state_dict()
+    assert all(torch.equal(each, theirs[key]) for key, each in loaded.body.state_dict().items())
 
 
 def test_a_network_without_published_weights():
