@@ -21,13 +21,14 @@ def auxiliary_head(
     *,
     width: int = 256,
     kernel: int = 3,
+    dilation: int = 1,
     dropout: float = 0.1,
     bias: bool = False,
 ) -> nn.Sequential:
     """The small FCN that supervises an earlier feature (Zhao et al., 2017, arXiv:1612.01105,
     section 3.3), as MMSegmentation has it."""
     return nn.Sequential(
-        conv_norm_relu(inputs, width, kernel, bias=bias),
+        conv_norm_relu(inputs, width, kernel, dilation=dilation, bias=bias),
         classifier(width, num_classes, dropout=dropout),
     )
 

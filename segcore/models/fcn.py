@@ -9,7 +9,13 @@ from torch import nn
 
 from segcore.backbones import Backbone
 from segcore.errors import InputError
-from segcore.layers import auxiliary_head, classifier, conv_norm_relu
+from segcore.layers import (
+    atrous_classifier,
+    auxiliary_head,
+    classifier,
+    conv_norm_relu,
+    kaiming_conv,
+)
 from segcore.segmenter import Segmenter
 from segcore.types import Images, Prediction
 
@@ -19,7 +25,12 @@ __all__ = ["FCN"]
 class FCN(Segmenter):
     """Other published forms: on HRNet ``num_convs=1, kernel=1, width=<all channels>,
     concat_input=False, dropout=0.0, auxiliary=False``; PyTorch-Encoding ``num_convs=1,
-    concat_input=False``; FCN-D6 ``dilation=6`` on a backbone of stride 16."""
+    concat_input=False``; FCN-D6 ``dilation=6`` on a backbone of stride 16.
+
+    ``classifier_convs`` of 1 or 2 is the plain head of Wide-ResNet-38 (arXiv:1611.10080) instead:
+    so many dilated convolutions without BatchNorm, ``width`` between two. Nothing else joins in,
+    no auxiliary head either.
+    """
 
     def __init__(
         self,
@@ -32,6 +43,7 @@ class FCN(Segmenter):
         width: int = 512,
         concat_input: bool = True,
         dropout: float = 0.1,
+        classifier_convs: int = 0,
         auxiliary: bool = True,
         auxiliary_width: int = 256,
     ) -> None:
@@ -39,17 +51,26 @@ class FCN(Segmenter):
             raise InputError(f"method fcn: num_convs must be at least 1, not {num_convs}")
         super().__init__()
         last = backbone.channels[-1]
-        inputs = [last] + [width] * (num_convs - 1)
         self.backbone = backbone
+        self.join = None
+        self.auxiliary = None
+        if classifier_convs:
+            self.convs, self.classify = plain_head(last, num_classes, width, classifier_convs)
+            return
+        inputs = [last] + [width] * (num_convs - 1)
         self.convs = nn.Sequential(
             *(conv_norm_relu(each, width, kernel, dilation=dilation) for each in inputs)
         )
-        self.join = conv_norm_relu(last + width, width, kernel) if concat_input else None
+        if concat_input:
+            self.join = conv_norm_relu(last + width, width, kernel)
         self.classify = classifier(width, num_classes, dropout=dropout)
-        self.auxiliary = None
         if auxiliary:
             self.auxiliary = auxiliary_head(
-                backbone.channels[-2], num_classes, width=auxiliary_width, dropout=dropout
+                backbone.channels[-2],
+                num_classes,
+                width=auxiliary_width,
+                dilation=dilation,
+                dropout=dropout,
             )
 
     def forward(self, images: Images) -> Prediction:
@@ -61,3 +82,17 @@ class FCN(Segmenter):
         if self.training and self.auxiliary:
             return Prediction(logits, auxiliary=(self.auxiliary(features[-2]),))
         return Prediction(logits)
+
+
+def plain_head(
+    inputs: int, num_classes: int, width: int, num_convs: int
+) -> tuple[nn.Sequential, nn.Conv2d]:
+    """What comes before the classifier of Wide-ResNet-38, and the classifier: 3x3 convolutions
+    with bias, spread by 12 pixels (Wu et al., 2016, arXiv:1611.10080)."""
+    if num_convs == 1:
+        return nn.Sequential(), atrous_classifier(inputs, num_classes, 12)
+    if num_convs != 2:
+        raise InputError(f"method fcn: classifier_convs must be 0, 1 or 2, not {num_convs}")
+    conv = kaiming_conv(inputs, width, 3, dilation=12, bias=True)
+    convs = nn.Sequential(conv, nn.ReLU(inplace=True))
+    return convs, atrous_classifier(width, num_classes, 12)

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from segcore.layers import auxiliary_head, classifier, conv_norm_relu
+from segcore.layers import ContextHead, auxiliary_head, classifier, conv_norm_relu
 
 
 def count(module):
@@ -36,3 +38,24 @@ def test_dropout_takes_whole_channels():
     dropped = classifier(64, 5, dropout=0.5)[0](torch.ones(1, 64, 4, 4)).flatten(2)[0]
     assert set(dropped.mean(dim=1).tolist()) == {0.0, 2.0}
     assert dropped.std(dim=1).max() == 0
+
+
+def test_count_of_the_context_frame():
+    # MMSegmentation's FCN head with two convolutions, 2048 channels in and 512 wide.
+    head = ContextHead(2048, 19, nn.Identity(), width=512, dropout=0.1)
+    assert count(head) == 11_798_528 + 11_797_504 + 9_747
+
+
+def test_context_stands_between_two_convolutions_whose_result_joins_the_feature():
+    torch.manual_seed(0)
+    context = nn.Conv2d(4, 4, 1)
+    head = ContextHead(6, 3, context, width=4, dropout=0.0).double().eval()
+    feature = torch.randn(2, 6, 5, 7, dtype=torch.float64)
+
+    def block(sequence, x):
+        return F.relu(sequence[1](F.conv2d(x, sequence[0].weight, padding=1)))
+
+    x = block(head.leave, context(block(head.enter, feature)))
+    x = block(head.join, torch.cat([feature, x], dim=1))
+    expected = F.conv2d(x, head.classify[1].weight, head.classify[1].bias)
+    torch.testing.assert_close(head(feature), expected, rtol=0, atol=1e-12)

@@ -1,0 +1,47 @@
+"""A map's pixels attend to one another; which to which is told."""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from segcore.layers.convolution import conv_norm_relu
+
+
+class SelfAttention(nn.Module):
+    """Queries, keys and values are projections of one map (Yuan et al., 2018, arXiv:1809.00916).
+
+    ``attend`` takes the three maps and returns each pixel's mixture of values, ``project`` brings
+    that to the width wanted. Queries and keys go through ``num_convs`` convolutions with BatchNorm
+    and ReLU, the same if ``shared``; values go through a plain one.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        key_width: int,
+        value_width: int,
+        *,
+        attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+        project: nn.Module,
+        num_convs: int = 2,
+        shared: bool = False,
+        bias: bool = False,
+        value_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.attend = attend
+        self.key = _projection(inputs, key_width, num_convs, bias=bias)
+        self.query = None if shared else _projection(inputs, key_width, num_convs, bias=bias)
+        self.value = nn.Conv2d(inputs, value_width, 1, bias=value_bias)
+        self.project = project
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b cc h w"]:
+        key = self.key(x)
+        query = self.query(x) if self.query else key
+        return self.project(self.attend(query, key, self.value(x)))
+
+
+def _projection(inputs: int, outputs: int, num_convs: int, *, bias: bool) -> nn.Sequential:
+    each = [inputs] + [outputs] * (num_convs - 1)
+    return nn.Sequential(*(conv_norm_relu(width, outputs, bias=bias) for width in each))
