@@ -16,6 +16,8 @@ from segcore.errors import InputError
 from segcore.evaluation import Tally, evaluate_images
 from segcore.files import write_json
 from segcore.gallery import draw_extremes
+from segcore.inference import predictor
+from segcore.params import Run
 from segcore.runs import LoadedModel, device_of, load_model
 from segcore.shards import Manifest, ShardReader
 
@@ -35,7 +37,7 @@ def main(key: str, project: Project) -> None:
     model.network.to(device_of(run))
     overlays = folder / "overlays"
     rmtree(overlays, ignore_errors=True)
-    splits = {split: _score(key, model, shards, split, overlays) for split in run.splits}
+    splits = {split: _score(key, run, model, shards, split, overlays) for split in run.splits}
     scores = {
         "row": key,
         "dataset": run.dataset,
@@ -48,15 +50,16 @@ def main(key: str, project: Project) -> None:
     _tell(store, version, scores, run.splits[0], folder, project.root)
 
 
-def _score(key: str, model: LoadedModel, shards: str, split: str, overlays: Path) -> dict[str, Any]:
+def _score(
+    key: str, run: Run, model: LoadedModel, shards: str, split: str, overlays: Path
+) -> dict[str, Any]:
     reader, tally = ShardReader(shards, split), Tally(len(model.classes))
+    batches, predict = evaluation_batches(reader), predictor(run.test_time, model.classes.mirror)
     with progress(f"evaluate {key} {split}", len(reader), "images") as bar:
-        for result in evaluate_images(
-            model.network, evaluation_batches(reader), len(model.classes)
-        ):
+        for result in evaluate_images(model.network, batches, len(model.classes), predict):
             tally.add(result)
             bar.advance()
-    draw_extremes(model, reader, tally.per_image, overlays / split)
+    draw_extremes(model, reader, tally.per_image, overlays / split, predict)
     scores = tally.scores.as_dict(model.classes.names)
     return {"images": len(reader), **scores, "per_image": tally.per_image}
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from segcore.datasets import Dataset, build_dataset
 from segcore.errors import InputError
 from segcore.files import read_json
-from segcore.params import DatasetTable, Options, Params, Run, read_params
+from segcore.params import Params, Run, read_params
+from segcore.tables import DatasetTable, Options
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,20 @@ class Project:
     def tuned_row(self, key: str) -> Run:
         """The row with what its search found. Raises InputError where *tune* has not run."""
         self.row(key)  # first, since an unknown row has no file either
-        return self.row(key, read_json(self.run(key) / "search.json")["best"])
+        return self.row(key, self.tuned_values(key))
+
+    def tuned_values(self, key: str) -> Options:
+        return read_json(self.run(key) / "search.json")["best"]
+
+    def trained(self, key: str, other: str) -> Path:
+        """The model folder of the row whose weights ``key`` takes. Raises InputError without."""
+        folder = self.run(other)
+        if not (folder / "registered.json").exists():
+            raise InputError(
+                f"row {key} takes the weights of {other}, which is not trained yet; "
+                f"run: dvc repro train@{other}"
+            )
+        return folder
 
     def dataset(self, name: str) -> tuple[Dataset, DatasetTable]:
         """Raises InputError where the table has no such dataset or it cannot be built."""

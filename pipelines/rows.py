@@ -1,19 +1,25 @@
-"""The zoo's rows: list them, show one, add some to ``params.yaml`` with their datasets."""
+"""The zoo's rows: list them, show one, add some to ``params.yaml`` with what they stand on."""
 
 import argparse
 import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import yaml
 from ruamel.yaml import YAML
 
+from pipelines.adding import add, require, written
 from pipelines.stage import run_safely
-from segcore.errors import InputError, suggestion, validated
-from segcore.files import written_whole
-from segcore.params import Params, read_params
+from segcore.errors import InputError, suggestion
+from segcore.params import Params, Run, read_params
 
 ZOO = Path(__file__).parent / "zoo.yaml"
+FILTERS: dict[str, Callable[[Run], str]] = {
+    "method": lambda run: run.method,
+    "backbone": lambda run: run.backbone,
+    "dataset": lambda run: run.dataset,
+    "split": lambda run: run.splits[0],
+    "source": lambda run: run.published.source if run.published else "none",
+}
 
 
 def main() -> None:
@@ -22,6 +28,8 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     listing = verbs.add_parser("list", help="the zoo's rows, a line each")
     listing.add_argument("words", nargs="*", help="only rows whose names hold all of these")
+    for name in FILTERS:
+        listing.add_argument(f"--{name}", help=f"only rows of this {name}")
     for verb, what in (("show", "a row in full"), ("add", "copy rows into the table")):
         verbs.add_parser(verb, help=what).add_argument("rows", nargs="+")
     arguments = parser.parse_args()
@@ -31,42 +39,61 @@ def main() -> None:
 def _act(arguments: argparse.Namespace) -> None:
     zoo = read_params(ZOO)
     if arguments.verb == "list":
-        for name in zoo.rows:
-            if all(word in name for word in arguments.words):
-                print(name)
+        wanted = {name: getattr(arguments, name) for name in FILTERS if getattr(arguments, name)}
+        print("\n".join(lines(select(zoo, arguments.words, wanted))))
     elif arguments.verb == "show":
         for name in arguments.rows:
-            print(yaml.safe_dump({name: show(zoo, name)}, sort_keys=False).rstrip())
+            print(show(zoo, name))
     else:
         add(zoo, arguments.rows, arguments.params)
 
 
-def show(zoo: Params, name: str) -> dict[str, Any]:
-    """A row as it stands in the zoo. Raises InputError on an unknown name."""
-    if name not in zoo.rows:
-        raise InputError(f"the zoo has no row {name!r}{suggestion(name, zoo.rows)}")
-    return zoo.rows[name]
+def select(zoo: Params, words: list[str], wanted: dict[str, str]) -> dict[str, Run]:
+    """The rows whose names hold all ``words`` and that are what is ``wanted`` of ``FILTERS``.
+
+    Raises InputError where the zoo has nothing of a kind, or nothing at all remains."""
+    rows = {name: zoo.resolve(name) for name in zoo.rows}
+    for kind, value in wanted.items():
+        known = {FILTERS[kind](run) for run in rows.values()}
+        if value not in known:
+            raise InputError(f"the zoo has no {kind} {value!r}{suggestion(value, known)}")
+    found = {
+        name: run
+        for name, run in rows.items()
+        if all(word in name for word in words)
+        and all(FILTERS[kind](run) == value for kind, value in wanted.items())
+    }
+    if not found:
+        asked = [*words, *(f"--{kind} {value}" for kind, value in wanted.items())]
+        raise InputError(f"the zoo has no row with {' and '.join(asked)}; leave one of them out")
+    return found
 
 
-def add(zoo: Params, names: list[str], table: Path) -> None:
-    """Copies rows, and datasets that the table lacks; comments, order and layout stay."""
-    read_params(table)
-    document = YAML()
+def lines(rows: dict[str, Run]) -> list[str]:
+    """A table: scores as the source prints them, several where it measures several things."""
+    table = [("row", "method", "backbone", "dataset", "split", "published", "fps")]
+    for name, run in rows.items():
+        score = run.published.score if run.published else ()
+        fps = run.published.fps if run.published else None
+        figures = "/".join(f"{each:.2f}" for each in score) or "-", f"{fps:.2f}" if fps else "-"
+        table.append((name, run.method, run.backbone, run.dataset, run.splits[0], *figures))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    ]
+
+
+def show(zoo: Params, name: str) -> str:
+    """A row with its recipe resolved and its published figures."""
+    require(zoo, name)
+    run = zoo.resolve(name)
+    values = run.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    text, document = io.StringIO(), YAML()
     document.width = 100
-    content, source = document.load(table.read_text()), document.load(ZOO.read_text())
-    content.setdefault("rows", {})
-    for name in names:
-        dataset = show(zoo, name)["dataset"]
-        if name in content["rows"]:
-            raise InputError(f"{table} has a row {name!r} already; rename one of them")
-        content["rows"][name] = source["rows"][name]
-        content["datasets"].setdefault(dataset, source["datasets"][dataset])
-    text = io.StringIO()
-    document.dump(content, text)
-    validated(Params, yaml.safe_load(text.getvalue()), str(table))
-    with written_whole(table) as aside:
-        aside.write_text(text.getvalue())
-    print(f"{table} has {', '.join(names)}; run: dvc repro")
+    document.dump(written({name: written(values)}), text)
+    link = f"# {run.published.link}\n" if run.published else ""
+    return link + text.getvalue()
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from pipelines import cluster
 from pipelines.lineage import lineage
 from pipelines.progress import progress
 from pipelines.project import Project
-from pipelines.registration import register
+from pipelines.registration import origin_of, register
 from pipelines.stage import run_stage
+from pipelines.takeover import METRICS, take_over
 from pipelines.tracking import Mirror, Store, open_store
 from segcore.checkpoints import Checkpoint
 from segcore.files import hash_of, written_whole
@@ -20,16 +21,20 @@ from segcore.params import Run
 from segcore.runs import check, save_model
 from segcore.shards import Manifest
 
-METRICS = "metrics.jsonl"
-
 
 def main(key: str, project: Project) -> None:
     run = project.tuned_row(key)
     shards = project.require_shards(run.dataset)
     manifest = Manifest.read(shards)
     check(run, len(manifest.classes))
-    name = f"{key}-{hash_of([run.fingerprint(), manifest.data_hash, code_hash()])}"
+    other = run.weights_of or run.init
+    origin = origin_of(other, project.trained(key, other)) if other else None
     store = open_store(project.root)
+    if run.weights_of and origin:
+        take_over(key, run, manifest.classes, origin, project, store)
+        return
+    known = [run.fingerprint(), manifest.data_hash, code_hash(), origin]
+    name = f"{key}-{hash_of(known)}"
     tags = {"row": key, "kind": "training", "data_hash": manifest.data_hash}
     config = {"row": key, **run.model_dump(mode="json")}
     with store.run(
@@ -42,7 +47,7 @@ def main(key: str, project: Project) -> None:
         save_model(folder, best.best_weights, key, run, manifest.classes)
         with written_whole(folder / METRICS) as aside:
             aside.write_bytes((project.work / name / METRICS).read_bytes())
-        register(store, run_id, key, folder, best.best_miou, manifest.data_hash)
+        register(store, run_id, key, folder, best.best_miou, manifest.data_hash, origin)
     rmtree(project.work / name)
 
 
@@ -62,7 +67,8 @@ def _train(
 
         metrics = project.work / name / METRICS
         stack.enter_context(Mirror(store, run_id, metrics, on_event=show))
-        return Checkpoint.read(cluster.train_row(run, shards, name, project.work))
+        initial = project.run(run.init) if run.init else None
+        return Checkpoint.read(cluster.train_row(run, shards, name, project.work, initial))
 
 
 def code_hash() -> str:

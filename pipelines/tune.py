@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pipelines.project import Project
 from pipelines.stage import run_stage
 from segcore.files import write_json, written_whole
-from segcore.params import Run, Search
+from segcore.params import Run
+from segcore.tables import Search
 
 if TYPE_CHECKING:
     from pipelines.studies import Study
@@ -22,7 +23,8 @@ def main(key: str, project: Project) -> None:
     run, folder = project.row(key), project.run(key)
     (folder / "search").mkdir(parents=True, exist_ok=True)
     if run.search is None:
-        _write(folder, {"metric": "miou", "space": {}, "best": {}, "trials": []})
+        best = project.tuned_values(run.weights_of) if run.weights_of else {}
+        _write(folder, {"metric": "miou", "space": {}, "best": best, "trials": []})
         return
     study = _search(key, run, run.search, project)
     trials = study.table()

@@ -1,6 +1,6 @@
 """A network and the images of a split -> Scores. One path for validation, evaluation, N workers."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +28,17 @@ class ImageResult:
 
 
 def evaluate_images(
-    network: nn.Module, batches: Iterable[Batch], num_classes: int
+    network: nn.Module,
+    batches: Iterable[Batch],
+    num_classes: int,
+    predict: Callable[[nn.Module, Tensor], Tensor] = predict_labels,
 ) -> Iterator[ImageResult]:
     """Predicts every image, one result at a time, so memory does not grow with the set."""
     training = network.training
     network.eval()
     try:
         for batch in batches:
-            predicted = predict_labels(network, batch.images).cpu()
+            predicted = predict(network, batch.images).cpu()
             for name, labels, found in zip(batch.ids, batch.labels, predicted, strict=True):
                 yield ImageResult(name, found, confusion_matrix(labels, found, num_classes))
     finally:

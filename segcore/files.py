@@ -48,14 +48,15 @@ def read_json(path: Path) -> Any:
 class _Loader(yaml.SafeLoader):
     """YAML as people mean it: 1e-3 is a number, and a key that stands twice is an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set[str]()
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set[str]()  # before "<<" brings in keys that the table may well say anew
         for key, _ in node.value:
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 problem = f"the key {key.value!r} stands twice; remove one"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
+        return node
 
 
 # PyYAML reads YAML 1.1, whose exponents need a point before them and a sign; YAML 1.2's do not.

@@ -1,15 +1,9 @@
 """What a model costs: parameters, arithmetic, time and memory of one image's inference."""
 
-import ctypes
-import gc
-import logging
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from segcore.errors import InputError, suggestion
+from segcore.memory import peak_memory
 
 __all__ = ["Measurement", "count_flops", "count_parameters", "measure"]
 
@@ -88,7 +83,7 @@ def measure(
     try:
         for _ in range(_WARM_UP_ROUNDS):
             forward()
-        peak = _peak_on_gpu(forward, image.device) if image.is_cuda else _peak_on_cpu(forward)
+        peak = peak_memory(forward, image.device)
         latencies = tuple(_milliseconds(forward) for _ in range(rounds))
     finally:
         model.train(was_training)
@@ -124,9 +119,12 @@ def count_parameters(model: nn.Module) -> int:
 def count_flops(model: nn.Module, image_size: Sequence[int]) -> int:
     """Floating-point operations of one image's inference, a multiply-add counting as two.
 
-    Convolutions, matrix products and attention are counted, what is done value by value is not
-    (torch's FlopCounterMode). The pass runs on the meta device: it takes no memory, and attention
-    there is the two products it consists of, whatever fused kernel a real device would use.
+    The rule: convolutions (transposed ones too), matrix products and attention are counted, each
+    as its sums of products; what is done value by value (norms, activations, softmax, pooling,
+    resizing, biases) is not. Attention of n queries of width d over m values of width e is its
+    two products, 2 n m (d + e), by whatever kernel or block a real device computes it. The pass
+    runs on the meta device, where it takes no memory, so that any size can be counted.
+    Published tables often count a multiply-add as one: theirs are half of these.
     """
     values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shadows = {name: value.detach().to("meta") for name, value in values.items()}
@@ -160,48 +158,3 @@ def _milliseconds(run: Callable[[], None]) -> float:
     start = time.perf_counter()
     run()
     return (time.perf_counter() - start) * 1000
-
-
-def _peak_on_gpu(run: Callable[[], None], device: torch.device) -> int:
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    run()
-    return torch.cuda.max_memory_allocated(device) - before
-
-
-def _peak_on_cpu(run: Callable[[], None]) -> int:
-    """Bytes that ``run`` added at its peak to the process's resident memory."""
-    gc.collect()
-    _give_back_freed_memory()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-        before = _resident_bytes("VmRSS")
-        run()
-        return max(0, _resident_bytes("VmHWM") - before)
-    except OSError:
-        logging.getLogger(__name__).warning(
-            "the peak of resident memory cannot be reset on this system; peak memory is what "
-            "inference added to the highest so far, and may be too low"
-        )
-        before = _highest_resident_bytes()
-        run()
-        return _highest_resident_bytes() - before
-
-
-def _give_back_freed_memory() -> None:
-    """Else freed memory that the allocator keeps would take what is measured next, unseen."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
-    if trim is not None:
-        trim(0)
-
-
-def _resident_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
-
-
-def _highest_resident_bytes() -> int:
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return highest if sys.platform == "darwin" else highest * 1024

@@ -7,91 +7,36 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
+from pydantic import Field, model_validator
 
 from segcore.errors import InputError, suggestion, validated
 from segcore.files import hash_of, read_yaml
+from segcore.tables import (
+    DatasetTable,
+    Options,
+    Positive,
+    Published,
+    Search,
+    Share,
+    Size,
+    Table,
+    TestTime,
+    merged,
+    with_values,
+)
 
-Positive = Annotated[int, Gt(0)]
-Share = Annotated[float, Ge(0), Le(1)]
-Size = tuple[Positive, Positive]
-Options = dict[str, Any]
-FIXED = {"method", "backbone", "dataset", "search", "workers", "steps", "splits"}
+NAMES = ("method", "backbone", "dataset")
+"""What a row always says itself."""
+LINKS = {"init", "weights_of"}
+"""What only a row may say: the row that its weights come from."""
+PROTOCOL = {*NAMES, "weights_of", "splits", "test_time", "benchmark_size", "device", "threads"}
+PROTOCOL |= {"published"}
+"""What a row without a training of its own may say."""
+OWN = {"init", "search", "published"}
+"""What such a row does not take over from the row that was trained."""
+FIXED = {*NAMES, "search", "workers", "steps", "splits", "test_time", "weights_of", "init"}
+FIXED |= {"published"}
 """What a search may not change."""
-
-
-class Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DatasetTable(Table):
-    """Where the images of one dataset come from, and what its rows do unless they say else."""
-
-    form: str | None = None
-    """The dataset file that reads it; the table's own key unless given (``folder``: your own)."""
-    options: Options = {}
-    drop: str | None = None
-    """The drop folder; ``data/drop/<dataset>`` unless given."""
-    images_per_shard: Positive = 256
-    recipe: Options = {}
-
-
-class Choice(Table):
-    choice: Annotated[list[Any], MinLen(1)]
-
-
-class Uniform(Table):
-    uniform: tuple[float, float]
-
-
-class LogUniform(Table):
-    loguniform: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]]
-
-
-class Int(Table):
-    int: tuple[int, int]
-
-
-KINDS = {"choice", "uniform", "loguniform", "int"}
-
-
-def _kind(value: Any) -> str:
-    keys = list(value) if isinstance(value, dict) else getattr(value, "model_fields_set", ())
-    return str(*keys) if len(keys) == 1 else ""
-
-
-Space = Annotated[
-    Annotated[Choice, Tag("choice")]
-    | Annotated[Uniform, Tag("uniform")]
-    | Annotated[LogUniform, Tag("loguniform")]
-    | Annotated[Int, Tag("int")],
-    Discriminator(_kind),
-]
-
-
-class Search(Table):
-    """What ``tune`` tries: a space over keys of the row, a budget, a seed."""
-
-    space: Annotated[dict[str, Space], MinLen(1)]
-    trials: Positive = 6
-    steps: Positive
-    """The steps of a trial that is never stopped."""
-    evaluate_every: Positive
-    grace: Positive
-    """Steps before a trial may be stopped."""
-    reduction: Annotated[int, Gt(1)] = 2
-    concurrent: Positive = 1
-    """Trials side by side; with more than one a search cannot be repeated exactly."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Search":
-        if self.grace > self.steps:
-            raise ValueError(f"grace {self.grace} is more than the {self.steps} steps of a trial")
-        for key, space in self.space.items():
-            _, ends = next(iter(space))
-            if not isinstance(space, Choice) and ends[0] >= ends[1]:
-                raise ValueError(f"space.{key} {list(ends)} must run from low to high")
-        return self
 
 
 class Run(Table):
@@ -100,11 +45,15 @@ class Run(Table):
     method: str
     backbone: str
     dataset: str
-    options: Options = {}
-    backbone_options: Options = {}
+    options: Options = Field(default_factory=dict)
+    backbone_options: Options = Field(default_factory=dict)
     output_stride: Positive | None = None
     pretrained: bool = False
     auxiliary: bool = True
+    init: str | None = None
+    """The row whose trained weights training starts from, but for heads of other classes."""
+    weights_of: str | None = None
+    """The row whose trained weights are evaluated; this one has no training of its own."""
 
     steps: Positive
     batch_size: Positive
@@ -127,9 +76,15 @@ class Run(Table):
     min_learning_rate: Annotated[float, Ge(0)] = 0.0
     warmup_steps: Annotated[int, Ge(0)] = 0
 
-    loss: Literal["cross_entropy", "ohem"] = "cross_entropy"
-    loss_options: Options = {}
+    loss: Literal["cross_entropy", "dice", "lovasz", "ohem", "ohem_by_loss"] = "cross_entropy"
+    loss_options: Options = Field(default_factory=dict)
     auxiliary_weight: Annotated[float, Ge(0)] = 0.4
+    presence_weight: Annotated[float, Ge(0)] = 0.2
+    dice_weight: Annotated[float, Ge(0)] = 0.0
+    lovasz_weight: Annotated[float, Ge(0)] = 0.0
+    """The region losses are added to ``loss``, with these weights."""
+    class_weights: Literal["balanced"] | tuple[Annotated[float, Ge(0)], ...] | None = None
+    """One for each class, or ``balanced``: by how often they occur in the training split."""
 
     evaluate_every: Positive
     save_every: Positive
@@ -145,9 +100,11 @@ class Run(Table):
     seed: Annotated[int, Ge(0)] = 0
     splits: Annotated[tuple[str, ...], MinLen(1)] = ("val",)
     """The splits that ``evaluate`` scores; the first one decides."""
+    test_time: TestTime = TestTime()
     benchmark_size: Size | None = None
     """Height and width that ``benchmark`` measures at; the crop unless given."""
     search: Search | None = None
+    published: Published | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Run":
@@ -159,13 +116,15 @@ class Run(Table):
 
     def fingerprint(self) -> str:
         """Names the configuration in run names, so that no state leaks into another one."""
-        return hash_of(self.model_dump(mode="json", exclude={"search"}))
+        return hash_of(self.model_dump(mode="json", exclude={"search", "published"}))
 
 
 class Params(Table):
+    shared: Options = Field(default_factory=dict)
+    """What rows take over by YAML's ``<<``; nothing else reads it."""
     datasets: dict[str, DatasetTable]
-    defaults: Options = {}
-    rows: dict[str, Options] = {}
+    defaults: Options = Field(default_factory=dict)
+    rows: dict[str, Options] = Field(default_factory=dict)
     _path: str = "params.yaml"
 
     def dataset(self, name: str) -> DatasetTable:
@@ -178,22 +137,70 @@ class Params(Table):
         if name not in self.rows:
             raise InputError(f"{self._path}: no row {name!r}{suggestion(name, self.rows)}")
         row, where = self.rows[name], f"{self._path}: rows.{name}"
-        for key in ("method", "backbone", "dataset"):
+        for key in NAMES:
             if key not in row:
                 raise InputError(f"{where}: {key!r} is missing; a row always says it")
-        dataset = str(row["dataset"])
-        layers = {
-            f"rows.{name}": row,
-            f"datasets.{dataset}.recipe": self.dataset(dataset).recipe,
-            "defaults": self.defaults,
-        }
+        self._check_links(name, where)
+        layers = self._layers(name, row)
         values: Options = {}
         for layer in reversed(layers.values()):
             values = merged(values, layer)
         run = validated(Run, values, self._path, layers)
+        if run.search and run.init:
+            raise InputError(
+                f"{where}: a search has no place beside init: its trials would run before "
+                f"{run.init} is trained; search without init, then write the best values here"
+            )
         if run.search:
             _check_space(run.search, row, values, where)
         return validated(Run, with_values(values, tuned), f"{where}, tuned") if tuned else run
+
+    def _layers(self, name: str, row: Options) -> dict[str, Options]:
+        """The tables that a row's values come from, the uppermost first."""
+        dataset = str(row["dataset"])
+        shared = {
+            f"datasets.{dataset}.recipe": self.dataset(dataset).recipe,
+            "defaults": self.defaults,
+        }
+        for place, layer in shared.items():
+            if said := LINKS & layer.keys():
+                raise InputError(f"{self._path}: {place} says {min(said)!r}; only a row may")
+        trained = row.get("weights_of")
+        if trained is None:
+            return {f"rows.{name}": row, **shared}
+        taken = {key: value for key, value in self.rows[trained].items() if key not in OWN}
+        return {f"rows.{name}": {**row, "search": None}, f"rows.{trained}": taken, **shared}
+
+    def _check_links(self, name: str, where: str) -> None:
+        """The rows that a row stands on: there, above it, and fit for it."""
+        row, above = self.rows[name], list(self.rows)[: list(self.rows).index(name)]
+        for key in LINKS & {key for key, value in row.items() if value is not None}:
+            other = str(row[key])
+            if other not in self.rows:
+                raise InputError(f"{where}: {key}: no row {other!r}{suggestion(other, self.rows)}")
+            if other not in above:
+                raise InputError(
+                    f"{where}: {key}: {other!r} must stand above it, since it is trained before"
+                )
+            if remedy := self.rows[other].get("weights_of"):
+                raise InputError(
+                    f"{where}: {key}: {other!r} has no training of its own; name {remedy!r}"
+                )
+            if key == "weights_of":
+                _check_protocol(row, self.rows[other], where)
+
+
+def _check_protocol(row: Options, trained: Options, where: str) -> None:
+    """Raises InputError where a row says of another's network what only a training could change."""
+    for key in row:
+        if key not in PROTOCOL and key in Run.model_fields:
+            raise InputError(f"{where}: {key!r} says nothing beside weights_of; remove one of them")
+    for key in NAMES:
+        if row[key] != trained.get(key):
+            raise InputError(
+                f"{where}: {key} {row[key]!r} is not that of {row['weights_of']}, "
+                f"{trained.get(key)!r}"
+            )
 
 
 def read_params(path: Path) -> Params:
@@ -208,26 +215,6 @@ def read_params(path: Path) -> Params:
     params = validated(Params, values, str(path))
     params._path = str(path)
     return params
-
-
-def merged(below: Options, above: Options) -> Options:
-    """``above`` over ``below``; tables within are merged key by key, but for what is drawn from."""
-    result = dict(below)
-    for key, value in above.items():
-        inner = result.get(key)
-        if isinstance(inner, dict) and isinstance(value, dict) and not KINDS & value.keys():
-            value = merged(inner, value)
-        result[key] = value
-    return result
-
-
-def with_values(values: Options, dotted: Options) -> Options:
-    """``values`` with keys such as ``options.width`` replaced."""
-    for key, value in dotted.items():
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        values = merged(values, value)
-    return values
 
 
 def _check_space(search: Search, row: Options, values: Options, where: str) -> None:

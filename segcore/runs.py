@@ -4,7 +4,7 @@ A model folder holds ``weights.safetensors``, ``config.json`` (the resolved row)
 ``classes.json``; it is what a registry keeps and what every later stage loads.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from segcore.distributed import rank, world_size
 from segcore.errors import InputError
 from segcore.evaluation import evaluate
 from segcore.files import read_json, write_json, written_whole
-from segcore.losses import build_criterion
+from segcore.losses import Criterion, balanced_weights, build_criterion
 from segcore.metrics import Scores
 from segcore.models import build_model
 from segcore.optimization import build_optimizer, build_schedule
@@ -50,7 +50,7 @@ def build_network(run: Run, num_classes: int) -> Segmenter:
     backbone = build_backbone(
         run.backbone,
         output_stride=run.output_stride,
-        pretrained=run.pretrained,
+        pretrained=run.pretrained and not run.init,
         **run.backbone_options,
     )
     options = dict(run.options)
@@ -61,7 +61,7 @@ def check(run: Run, num_classes: int) -> None:
     """Builds what the row names on the meta device: an error costs no time. Raises InputError."""
     with torch.device("meta"):
         build_network(run.model_copy(update={"pretrained": False}), num_classes)
-    build_criterion(run.loss, auxiliary_weight=run.auxiliary_weight, **run.loss_options)
+    _criterion(run, [1] * num_classes)
     _check_parts(run, run.workers)
 
 
@@ -84,8 +84,14 @@ def device_of(run: Run) -> torch.device:
     return torch.device("cpu" if run.device == "cpu" or not torch.cuda.is_available() else "cuda")
 
 
-def train(run: Run, shards: str, checkpoint: Path | None = None) -> Iterator[Event]:
-    """Trains the row on this worker's share of every batch, from a checkpoint if there is one.
+def train(
+    run: Run,
+    shards: str,
+    checkpoint: Path | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+) -> Iterator[Event]:
+    """Trains the row on this worker's share of every batch, from a checkpoint if there is one,
+    else from ``initial`` weights (those that it lacks stay as they were initialised).
 
     Raises InputError on what does not fit the data or this machine, before the first step.
     """
@@ -96,6 +102,8 @@ def train(run: Run, shards: str, checkpoint: Path | None = None) -> Iterator[Eve
     resumed = Checkpoint.read(checkpoint) if checkpoint else None
     torch.manual_seed(run.seed)
     network = build_network(run, len(classes))
+    if initial and not resumed:
+        network.load_state_dict(initial, strict=False)
     model = prepare_model(
         network,
         device,
@@ -104,7 +112,7 @@ def train(run: Run, shards: str, checkpoint: Path | None = None) -> Iterator[Eve
         compile=run.compile,
     )
     optimizer, schedule = _optimization(run, network)
-    criterion = build_criterion(run.loss, auxiliary_weight=run.auxiliary_weight, **run.loss_options)
+    criterion = _criterion(run, Manifest.read(shards).split("train")["pixels"])
     batches = _training_batches(run, shards, classes, resumed.step if resumed else 0)
     validation = _validation(run, shards, len(classes))
     plan = Plan(
@@ -116,6 +124,26 @@ def train(run: Run, shards: str, checkpoint: Path | None = None) -> Iterator[Eve
         precision=_precision_of(run, device),
     )
     yield from fit(model, batches, criterion, optimizer, schedule, validation, plan, resumed)
+
+
+def _criterion(run: Run, pixels: Sequence[int]) -> Criterion:
+    """``pixels`` are those of each class in the training split."""
+    weights = balanced_weights(pixels) if run.class_weights == "balanced" else run.class_weights
+    if weights is not None and len(weights) != len(pixels):
+        raise InputError(
+            f"class_weights holds {len(weights)} weights for {len(pixels)} classes; give one for "
+            "each, or balanced"
+        )
+    terms = {
+        "auxiliary_weight": run.auxiliary_weight,
+        "presence_weight": run.presence_weight,
+        "dice_weight": run.dice_weight,
+        "lovasz_weight": run.lovasz_weight,
+        "class_weights": weights,
+    }
+    if twice := terms.keys() & run.loss_options.keys():
+        raise InputError(f"loss_options holds {min(twice)!r}, which is a key of the row itself")
+    return build_criterion(run.loss, **terms, **run.loss_options)
 
 
 def _optimization(run: Run, network: nn.Module) -> tuple[Optimizer, LRScheduler]:

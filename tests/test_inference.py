@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segcore.inference import predict_labels
+from segcore.inference import predict_labels, predict_labels_over_views, predictor
+from segcore.tables import TestTime
 from segcore.transforms import MEAN, STD
 from segcore.types import Prediction
 
@@ -56,3 +57,51 @@ def test_labels_are_those_of_the_enlarged_scores(size):
         # Rounding may decide where two scores are equal; no more than that.
         assert (slowly(network, image) != labels).float().mean() <= 0.01
     assert len(found.unique()) >= 2
+
+
+SCALES = (0.5, 1.0, 1.75)
+MIRROR = [0, 2, 1, 3, 5, 4]
+
+
+def over_views_slowly(network: Coarse, image: torch.Tensor, *, flip: bool) -> torch.Tensor:
+    """View by view in float64, the mirrored ones by hand: columns from the right, sides swapped."""
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (MEAN, STD))
+    pixels = ((image.float() - mean) / std)[None]
+    size, total = image.shape[1:], torch.zeros(6, *image.shape[1:], dtype=torch.float64)
+    for scale in SCALES:
+        resized = F.interpolate(pixels, [round(each * scale) for each in size], mode="bilinear")
+        with torch.no_grad():
+            scores = F.interpolate(network(resized).logits.double(), size, mode="bilinear")
+            total += scores[0].exp() / scores[0].exp().sum(0)
+            if flip:
+                columns = list(reversed(range(resized.shape[-1])))
+                scores = network(resized[..., columns]).logits.double()
+                scores = F.interpolate(scores, size, mode="bilinear")[0].softmax(0)
+                for column in range(size[1]):
+                    for index, other in enumerate(MIRROR):
+                        total[index, :, column] += scores[other, :, size[1] - 1 - column]
+    return total.argmax(0)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("size", [(12, 20), (13, 9)])
+def test_labels_over_views_are_those_of_the_mean_probability(size, flip):
+    network = Coarse()
+    images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+    found = predict_labels_over_views(network, images, scales=SCALES, flip=flip, mirror=MIRROR)
+    assert (found.dtype, found.shape) == (torch.uint8, (2, *size))
+    for image, labels in zip(images, found, strict=True):
+        assert (over_views_slowly(network, image, flip=flip) != labels).float().mean() <= 0.01
+    assert not torch.equal(found, predict_labels(network, images))
+
+
+def test_test_time_decides_over_the_views():
+    network = Coarse()
+    images = torch.randint(0, 256, (1, 3, 24, 20), dtype=torch.uint8)
+    assert predictor(TestTime(), MIRROR) is predict_labels
+    many = predictor(TestTime(scales=SCALES, flip=True), MIRROR)(network, images)
+    expected = predict_labels_over_views(network, images, scales=SCALES, flip=True, mirror=MIRROR)
+    assert torch.equal(many, expected)
+    alone = predictor(TestTime(scales=(1.0,), flip=True), list(range(6)))
+    mirrored = alone(network, images.flip(-1)).flip(-1)
+    assert torch.equal(alone(network, images), mirrored)  # a mirror image gets mirrored labels

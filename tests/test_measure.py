@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segcore import measure as measuring
 from segcore.backbones import build_backbone
 from segcore.errors import InputError
+from segcore.layers import attend
 from segcore.measure import Measurement, count_flops, count_parameters, measure
-from segcore.models import build_model
+from segcore.models import build_model, list_methods
+from tests.narrow_networks import build_narrow
 
 
 class Allocates(nn.Module):
@@ -26,6 +27,15 @@ class Attends(nn.Module):
         return F.scaled_dot_product_attention(tokens, tokens, tokens)
 
 
+class AttendsBlockwise(nn.Module):
+    """Queries of width 3, values of width 1, twice as many queries as keys."""
+
+    def forward(self, images):
+        tokens = images.flatten(2)
+        few = tokens[:, :, ::2]
+        return attend(tokens, few, few[:, :1])
+
+
 def test_flops_of_a_convolution_by_hand():
     model = nn.Conv2d(3, 8, 3, stride=2, padding=1)
     # 32 x 48 places, each 8 sums of 3 x 3 x 3 products: a multiply-add is two.
@@ -35,6 +45,20 @@ def test_flops_of_a_convolution_by_hand():
 
 def test_flops_of_attention_are_its_two_products():
     assert count_flops(Attends(), (4, 6)) == 2 * 2 * 24 * 24 * 3
+
+
+def test_flops_of_block_wise_attention_are_its_two_products():
+    assert count_flops(AttendsBlockwise(), (4, 6)) == 2 * 24 * 12 * (3 + 1)
+
+
+def test_flops_of_position_attention_in_a_network():
+    """Twice the size of the map: what grows with its square is attention alone."""
+    torch.manual_seed(0)
+    model = build_narrow("non_local", width=32, key_width=8)
+    once, twice = count_flops(model, (128, 128)), count_flops(model, (128, 256))
+    tokens = 16 * 16
+    # f(N) = a N + 2 N² (d + e): f(2N) - 2 f(N) = 4 N² (d + e). Queries and values have width 8.
+    assert twice - 2 * once == 4 * tokens**2 * (8 + 8)
 
 
 def test_counting_changes_nothing():
@@ -49,15 +73,6 @@ def test_counting_changes_nothing():
 def test_peak_memory_is_what_inference_adds():
     peak = measure(Allocates(), (8, 8), rounds=1).peak_memory_mb
     assert 60 < peak < 80
-
-
-def test_without_a_resettable_peak_the_fallback_says_so(monkeypatch, caplog):
-    def refuse(*_):
-        raise PermissionError("no")
-
-    monkeypatch.setattr(measuring.Path, "write_text", refuse)
-    assert measure(Allocates(), (8, 8), rounds=1).peak_memory_mb >= 0
-    assert "may be too low" in caplog.text
 
 
 def test_percentiles_and_rate():
@@ -82,6 +97,17 @@ def test_a_model_is_measured_as_it_stands(precision):
     assert (measured.device, measured.precision) == ("cpu", precision)
     assert measured.threads == torch.get_num_threads()
     assert model.training
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_every_method_is_measured_at_any_size(name):
+    model = build_narrow(name)
+    measured = measure(model, (65, 97), rounds=1)
+    assert measured.flops > 0
+    assert measured.peak_memory_mb >= 0
+    assert measured.parameters == sum(each.numel() for each in model.parameters())
+    # Counting takes no memory: at this size a map of all pixels by all would be 256 GB.
+    assert count_flops(model, (2048, 4096)) > 100 * measured.flops
 
 
 @pytest.mark.gpu

@@ -110,6 +110,11 @@ def test_a_run_survives_json(tmp_path):
     assert Run.model_validate(run.model_dump(mode="json")) == run
 
 
+def test_class_weights_are_a_word_or_numbers(tmp_path):
+    for value, expected in (("balanced", "balanced"), ([1, 2.5], (1.0, 2.5)), (None, None)):
+        assert read(tmp_path, table(class_weights=value)).resolve(ROW).class_weights == expected
+
+
 # --- misspelt keys -------------------------------------------------------------------------------
 
 
@@ -227,6 +232,108 @@ def test_a_search_that_cannot_work_is_refused_before_it_starts(tmp_path, search,
     assert message in refused(tmp_path, table(search=SEARCH | search))
 
 
+# --- rows that stand on others -------------------------------------------------------------------
+
+MULTI = {"scales": [0.5, 1.0], "flip": True}
+
+
+def linked(tmp_path, **row: Any) -> Params:
+    """A table with a second row on the first."""
+    values = copy.deepcopy(TABLE)
+    values["rows"]["second"] = {**TABLE["rows"][ROW], **row}
+    return read(tmp_path, values)
+
+
+def test_a_row_on_anothers_weights_is_that_row_but_for_its_protocol(tmp_path):
+    names = {key: TABLE["rows"][ROW][key] for key in ("method", "backbone", "dataset")}
+    values = table(search=SEARCH, steps=70)
+    values["rows"]["second"] = names | {"weights_of": ROW, "splits": ["test"], "test_time": MULTI}
+    params = read(tmp_path, values)
+    first, second = params.resolve(ROW), params.resolve("second", {"options.width": 4})
+    changed = {"weights_of", "splits", "test_time", "search", "options"}
+    assert second.model_dump(exclude=changed) == first.model_dump(exclude=changed)
+    assert (second.splits, second.test_time.scales) == (("test",), (0.5, 1.0))
+    assert second.search is None
+    assert second.options == first.options | {"width": 4}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"weights_of": "nobody"}, "weights_of: no row 'nobody'"),
+        ({"init": "fcn-resnet18-shape"}, f"init: no row .*did you mean '{ROW}'"),
+        ({"init": "second"}, "init: 'second' must stand above it"),
+        ({"weights_of": ROW}, "'options' says nothing beside weights_of; remove one of them"),
+        ({"init": ROW, "search": SEARCH}, f"a search has no place beside init.*{ROW} is trained"),
+    ],
+)
+def test_a_row_that_stands_on_nothing_fit_is_refused(tmp_path, row, message):
+    with pytest.raises(InputError, match=message):
+        linked(tmp_path, **row).resolve("second")
+
+
+def test_a_network_is_not_evaluated_as_another(tmp_path):
+    values = copy.deepcopy(TABLE)
+    second = {"method": "pspnet", "backbone": "resnet18", "dataset": "shapes", "weights_of": ROW}
+    values["rows"] |= {"second": second, "third": second | {"method": "fcn"}}
+    values["rows"]["fourth"] = second | {"weights_of": "third"}
+    params = read(tmp_path, values)
+    with pytest.raises(InputError, match=f"method 'pspnet' is not that of {ROW}, 'fcn'"):
+        params.resolve("second")
+    assert params.resolve("third").weights_of == ROW
+    with pytest.raises(InputError, match=f"'third' has no training of its own; name '{ROW}'"):
+        params.resolve("fourth")
+
+
+@pytest.mark.parametrize("key", ["init", "weights_of"])
+def test_only_a_row_stands_on_another(tmp_path, key):
+    for place in ("defaults", "datasets.shapes.recipe"):
+        message = refused(tmp_path, with_values(TABLE, {f"{place}.{key}": ROW}))
+        assert f"{place} says {key!r}; only a row may" in message
+
+
+def test_what_was_published_changes_nothing_in_the_run(tmp_path):
+    figures = {"source": "x", "paper": "arXiv:1411.4038", "metrics": ["miou"], "score": [72.25]}
+    plain, told = (
+        read(tmp_path, table(**row)).resolve(ROW) for row in ({}, {"published": figures})
+    )
+    assert told.published is not None
+    assert told.published.score == (72.25,)
+    assert told.published.link == "https://arxiv.org/abs/1411.4038"
+    assert told.fingerprint() == plain.fingerprint()
+    assert told.model_dump(exclude={"published"}) == plain.model_dump(exclude={"published"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": [72.25, 90.0]}, "score [72.25, 90.0] must be one figure per metric"),
+        ({"score": [172.25]}, "less than or equal to 100"),
+        ({"metrics": ["mIoU"]}, "(got 'mIoU')"),
+        ({"paper": "1411.4038"}, "(got '1411.4038')"),
+        ({"scroe": [1.0]}, "published.scroe'; did you mean 'score'?"),
+    ],
+)
+def test_a_wrong_figure_is_told(tmp_path, change, message):
+    figures = {"source": "x", "paper": "arXiv:1411.4038", "metrics": ["miou"], "score": [72.25]}
+    assert message in refused(tmp_path, table(published=figures | change))
+
+
+def test_tables_share_by_yaml_s_merge_key(tmp_path):
+    text = (
+        yaml.safe_dump(TABLE)
+        + """
+shared: {base: &base {method: fcn, backbone: resnet18, dataset: shapes, momentum: 0.1}}
+"""
+    )
+    text = text.replace("rows:", "rows:\n  second: {<<: *base, momentum: 0.2}", 1)
+    text = "shared:" + text.partition("shared:")[2] + text.partition("shared:")[0]
+    params = read(tmp_path, text)
+    assert params.resolve("second").momentum == 0.2  # and no complaint of a key that stands twice
+    twice = text.replace("momentum: 0.2", "momentum: 0.2, momentum: 0.3")
+    assert "the key 'momentum' stands twice" in refused(tmp_path, twice)
+
+
 # --- the file and its values ---------------------------------------------------------------------
 
 
@@ -295,6 +402,9 @@ rows:
         ({"splits": []}, "at least 1 item"),
         ({"optimizer": "sdg"}, "'sgd' or 'adamw' (got 'sdg')"),
         ({"workers": 9}, "batch_size 8 is less than 9 workers"),
+        ({"class_weights": "even"}, "class_weights"),
+        ({"class_weights": [1, -1]}, "greater than or equal to 0 (got -1)"),
+        ({"lovasz_weight": -1}, "lovasz_weight: Input should be greater than or equal to 0"),
         ({"options": [1]}, "options: Input should be a valid dictionary (got [1])"),
     ],
 )

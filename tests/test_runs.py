@@ -10,8 +10,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
 from segcore.checkpoints import STATE, Checkpoint
 from segcore.errors import InputError
@@ -190,6 +192,48 @@ def refusal(shards: str) -> str:
     return str(caught.value)
 
 
+# --- losses of a row -----------------------------------------------------------------------------
+
+
+def first_loss(shards: str, **values: Any) -> float:
+    return losses_of(calm(steps=1, **values), shards)[0]
+
+
+def test_class_weights_are_those_of_the_training_split(tiny):
+    """By name they are what the manifest's counts say; scikit-learn agrees on the labels."""
+    reader = ShardReader(tiny, "train")
+    labels = torch.cat([reader[index].labels.flatten() for index in range(len(reader))]).numpy()
+    labels = labels[labels != 255]
+    weights = compute_class_weight("balanced", classes=np.arange(4), y=labels)
+    named = first_loss(tiny, class_weights="balanced")
+    assert named == first_loss(tiny, class_weights=tuple(weights))
+    assert named != pytest.approx(first_loss(tiny), rel=0.01)
+
+
+def test_every_weight_of_a_row_reaches_its_loss(tiny):
+    plain, weights = first_loss(tiny), ("dice_weight", "lovasz_weight")
+    dice, lovasz, both = (
+        first_loss(tiny, **dict.fromkeys(names, 0.5)) - plain
+        for names in (weights[:1], weights[1:], weights)
+    )
+    assert 0 < dice < 0.5  # half of a loss that is at most one
+    assert 0 < lovasz < 0.5
+    assert both == pytest.approx(dice + lovasz, abs=1e-5)
+    options = {"width": 16, "auxiliary_width": 16}
+    encnet = {"method": "encnet", "options": options, "auxiliary_weight": 0.0}
+    none, one, two = (first_loss(tiny, presence_weight=w, **encnet) for w in (0.0, 0.5, 1.0))
+    assert two - none == pytest.approx(2 * (one - none), abs=1e-5)
+    assert one > none
+
+
+@pytest.mark.long
+def test_region_losses_are_the_same_over_workers(tiny):
+    losses = {"loss": "lovasz", "dice_weight": 1.0, "class_weights": "balanced"}
+    whole = losses_of(unequal(steps=1, **losses), tiny)
+    found = run_workers(2, losses_of, unequal(steps=1, workers=2, **losses), tiny)
+    assert found[0] == pytest.approx(whole, rel=1e-5)
+
+
 # --- golden losses -----------------------------------------------------------------------------
 
 
@@ -288,6 +332,8 @@ def test_a_model_folder_that_lacks_a_file_is_refused(saved, name):
         ({"backbone": "resnet81"}, "no backbone 'resnet81'"),
         ({"output_stride": 3}, "cannot be built at output stride 3"),
         ({"loss_options": {"treshold": 1}}, "no option 'treshold'"),
+        ({"loss_options": {"class_weights": [1]}}, "'class_weights', which is a key of the row"),
+        ({"class_weights": (1.0, 2.0)}, "holds 2 weights for 4 classes; give one for each, or"),
     ],
 )
 def test_a_row_is_checked_before_it_costs_time(values, message):

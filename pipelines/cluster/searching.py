@@ -9,8 +9,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 from pipelines.cluster.connection import resources
 from segcore.errors import InputError
-from segcore.params import Choice, Int, LogUniform, Run, Search, Uniform, with_values
+from segcore.params import Run, with_values
 from segcore.runs import train
+from segcore.tables import Choice, Int, LogUniform, Search, Uniform
 from segcore.training import Evaluated
 
 

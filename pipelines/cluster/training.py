@@ -8,13 +8,16 @@ from typing import Any
 import ray.train
 from ray.train import Checkpoint as RayCheckpoint
 from ray.train.torch import TorchConfig, TorchTrainer
+from torch import Tensor
 
 from pipelines.cluster.connection import resources
 from segcore.errors import InputError
 from segcore.files import read_json, write_json
+from segcore.initial import initial_weights
 from segcore.journal import Journal
 from segcore.params import Run
 from segcore.runs import device_of, train
+from segcore.shards import Manifest
 from segcore.training import Saved
 
 COLLECTIVE_TIMEOUT_SECONDS = 300
@@ -22,7 +25,7 @@ RESTARTS = 2
 """How often a group of workers starts again from its last checkpoint."""
 
 
-def train_row(run: Run, shards: str, name: str, storage: Path) -> Path:
+def train_row(run: Run, shards: str, name: str, storage: Path, initial: Path | None = None) -> Path:
     """Trains on the row's workers; returns the folder of the last checkpoint.
 
     The run goes on from its last checkpoint when workers die, or when this process did: the same
@@ -32,6 +35,7 @@ def train_row(run: Run, shards: str, name: str, storage: Path) -> Path:
     refusal = folder / "refused.json"
     refusal.unlink(missing_ok=True)
     config = {"run": run.model_dump(mode="json"), "shards": shards, "folder": str(folder)}
+    config["initial"] = str(initial) if initial else ""
     trainer = TorchTrainer(
         _worker,
         train_loop_config=config,
@@ -75,19 +79,21 @@ def _worker(config: dict[str, Any]) -> None:
     if refusal.exists():  # the group was restarted after a refusal: trying again cannot help
         return
     try:
-        _train_reporting(Run.model_validate(config["run"]), config["shards"], folder)
+        initial = Path(config["initial"]) if config["initial"] else None
+        _train_reporting(Run.model_validate(config["run"]), config["shards"], folder, initial)
     except InputError as error:
         write_json(refusal, str(error))
         if ray.train.get_context().get_world_size() > 1:
             raise  # it ends the other workers, which wait for this one
 
 
-def _train_reporting(run: Run, shards: str, folder: Path) -> None:
+def _train_reporting(run: Run, shards: str, folder: Path, initial: Path | None) -> None:
     first = ray.train.get_context().get_world_rank() == 0
     latest = ray.train.get_checkpoint()
     with contextlib.ExitStack() as stack:
         start = stack.enter_context(latest.as_directory()) if latest else None
-        events = train(run, shards, Path(start) if start else None)
+        weights = None if start or not initial else _weights_for(run, shards, initial)
+        events = train(run, shards, Path(start) if start else None, weights)
         journal: Journal | None = None
         for event in events:
             if first and journal is None:
@@ -96,6 +102,10 @@ def _train_reporting(run: Run, shards: str, folder: Path) -> None:
                 journal.record(event)
             if isinstance(event, Saved):
                 _report_checkpoint(event, first)
+
+
+def _weights_for(run: Run, shards: str, initial: Path) -> dict[str, Tensor]:
+    return initial_weights(run, Manifest.read(shards).classes, initial)
 
 
 def _report_checkpoint(event: Saved, first: bool) -> None:

@@ -105,6 +105,8 @@ class Runs(Connection):
         marks |= {"mlflow.user": who(self.root), "segcore.process": this_process()}
         special = {
             "mlflow.source.git.commit": marks.get("commit"),
+            "mlflow.source.name": marks.get("command"),
+            "mlflow.source.type": "LOCAL",
             "mlflow.parentRunId": parent,
             "segcore.key": key,
         }

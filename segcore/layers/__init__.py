@@ -12,7 +12,7 @@ from segcore.layers.heads import ContextHead, auxiliary_head, classifier
 from segcore.layers.pooling import PyramidPooling, adaptive_average_pool
 from segcore.layers.resizing import resize
 from segcore.layers.self_attention import SelfAttention
-from segcore.layers.windows import attend_windows
+from segcore.layers.windows import attend_grid, attend_windows
 
 __all__ = [
     "AtrousPyramid",
@@ -23,6 +23,7 @@ __all__ = [
     "adaptive_average_pool",
     "atrous_classifier",
     "attend",
+    "attend_grid",
     "attend_windows",
     "auxiliary_head",
     "classifier",

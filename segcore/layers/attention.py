@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 _BLOCK = 1 << 22
 """Similarities held at once on a CPU: 16 MiB in float32, which its last cache takes beside the
@@ -35,8 +34,8 @@ def attend(
         return _BlockwiseAttention.apply(query, key, value, scale).mT
     # Fused kernels take a token's channels side by side in memory only; torch would fall back
     # to the whole matrix without a word.
-    tokens = (each.mT.contiguous().unsqueeze(1) for each in (query, key, value))
-    return F.scaled_dot_product_attention(*tokens, scale=scale).squeeze(1).mT
+    query, key, value = (each.mT.contiguous().unsqueeze(1) for each in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1).mT
 
 
 class _BlockwiseAttention(torch.autograd.Function):
@@ -54,8 +53,8 @@ class _BlockwiseAttention(torch.autograd.Function):
         return mixed
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        (grad,) = grads
         query, key, value, mixed = ctx.saved_tensors
         # Many blocks add up here: bfloat16 would lose the small ones.
         precise = torch.promote_types(value.dtype, torch.float32)

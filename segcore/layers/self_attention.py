@@ -12,8 +12,8 @@ class SelfAttention(nn.Module):
     """Queries, keys and values are projections of one map (Yuan et al., 2018, arXiv:1809.00916).
 
     ``attend`` takes the three maps and returns each pixel's mixture of values, ``project`` brings
-    that to the width wanted. Queries and keys go through ``num_convs`` convolutions with BatchNorm
-    and ReLU, the same if ``shared``; values go through a plain one.
+    that to the width wanted. Queries and keys go through two convolutions each, with BatchNorm and
+    ReLU, or through a single one for both if ``shared``; values go through a plain one.
     """
 
     def __init__(
@@ -24,13 +24,13 @@ class SelfAttention(nn.Module):
         *,
         attend: Callable[[Tensor, Tensor, Tensor], Tensor],
         project: nn.Module,
-        num_convs: int = 2,
         shared: bool = False,
         bias: bool = False,
         value_bias: bool = True,
     ) -> None:
         super().__init__()
         self.attend = attend
+        num_convs = 1 if shared else 2
         self.key = _projection(inputs, key_width, num_convs, bias=bias)
         self.query = None if shared else _projection(inputs, key_width, num_convs, bias=bias)
         self.value = nn.Conv2d(inputs, value_width, 1, bias=value_bias)

@@ -31,6 +31,27 @@ def attend_windows(
     return ungroup_pixels(mixed, query.shape[-2:], rows, columns, interlaced=interlaced)
 
 
+def attend_grid(
+    query: Float[Tensor, "b d h w"],
+    key: Float[Tensor, "b d h w"],
+    value: Float[Tensor, "b e h w"],
+    grid: int,
+) -> Float[Tensor, "b e h w"]:
+    """Attention inside grid x grid windows; the last ones take what division leaves over, as in
+    OCNet's pyramid (Yuan et al., 2018, arXiv:1809.00916)."""
+    if grid == 1:
+        return attend_windows(query, key, value, 1, 1)
+    tall, wide = (length // grid * (grid - 1) for length in query.shape[-2:])
+
+    def band(vertical: slice, rows: int) -> Tensor:
+        q, k, v = (x[:, :, vertical] for x in (query, key, value))
+        equal = attend_windows(q[..., :wide], k[..., :wide], v[..., :wide], rows, grid - 1)
+        last = attend_windows(q[..., wide:], k[..., wide:], v[..., wide:], rows, 1)
+        return torch.cat([equal, last], dim=3)
+
+    return torch.cat([band(slice(tall), grid - 1), band(slice(tall, None), 1)], dim=2)
+
+
 def group_pixels(
     x: Float[Tensor, "b c h w"], rows: int, columns: int, *, interlaced: bool
 ) -> Float[Tensor, "g c n"]:

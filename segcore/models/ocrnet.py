@@ -5,12 +5,15 @@ per class from the whole image, each pixel attends over those vectors, and what 
 joined to the pixel's own feature, is classified.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from segcore.backbones import Backbone
-from segcore.layers import auxiliary_head, classifier, conv_norm_relu, resize
+from segcore.errors import InputError
+from segcore.layers import AtrousPyramid, auxiliary_head, classifier, conv_norm_relu, resize
 from segcore.segmenter import Segmenter
 from segcore.types import Images, Prediction
 
@@ -20,8 +23,12 @@ __all__ = ["OCRNet"]
 class OCRNet(Segmenter):
     """The coarse prediction (``regions``) is part of the method, in training and inference.
 
-    Other published forms: openseg's ``bias=True, region_width=512, dropout=0.05``; on the joined
-    branches of HRNet ``region_kernel=1, region_width=<all channels>, dropout=0.0``.
+    ``context="asp"`` joins an atrous pyramid to what the objects give (the paper's ASP-OCR).
+
+    Other published forms: openseg's ``bias=True, region_width=512, dropout=0.05``, its OCR-B with
+    ``width=256, region_width=256`` and its ASP-OCR with ``context="asp", width=256, key_width=128``
+    (dropout 0.1); on the joined branches of HRNet ``region_kernel=1, region_width=<all channels>,
+    dropout=0.0``, and ``dilations=(24, 48, 72)`` if there is a pyramid.
     """
 
     needed_features = 2
@@ -31,13 +38,17 @@ class OCRNet(Segmenter):
         backbone: Backbone,
         num_classes: int,
         *,
+        context: str = "plain",
         width: int = 512,
         key_width: int = 256,
         region_width: int = 256,
         region_kernel: int = 3,
+        dilations: Sequence[int] = (12, 24, 36),
         bias: bool = False,
         dropout: float = 0.1,
     ) -> None:
+        if context not in ("plain", "asp"):
+            raise InputError(f"method ocrnet: context is plain or asp, not {context!r}")
         super().__init__()
         *_, middle, last = backbone.channels
         self.backbone = backbone
@@ -51,7 +62,11 @@ class OCRNet(Segmenter):
         )
         self.pixels = conv_norm_relu(last, width, 3, bias=bias)
         self.attend = ObjectAttention(width, key_width, bias=bias)
-        self.join = conv_norm_relu(2 * width, width, bias=bias)
+        self.pyramid = (
+            AtrousPyramid(last, width, dilations, bias=bias) if context == "asp" else None
+        )
+        joined = width + (self.pyramid.outputs if self.pyramid else width)
+        self.join = conv_norm_relu(joined, width, bias=bias)
         self.classify = classifier(width, num_classes, dropout=dropout)
 
     def forward(self, images: Images) -> Prediction:
@@ -59,7 +74,8 @@ class OCRNet(Segmenter):
         coarse = resize(self.regions(middle), last.shape[-2:])
         pixels = self.pixels(last)
         context = self.attend(pixels, gather_objects(pixels, coarse))
-        logits = self.classify(self.join(torch.cat([context, pixels], dim=1)))
+        beside = self.pyramid(last) if self.pyramid else pixels
+        logits = self.classify(self.join(torch.cat([context, beside], dim=1)))
         return Prediction(logits, auxiliary=(coarse,) if self.training else ())
 
 

@@ -44,9 +44,10 @@ def test_equals_the_explicit_form_forward_and_backward(shape, scale, block, monk
         torch.testing.assert_close(gradient, each, rtol=0, atol=1e-12)
 
 
-def test_gradient_equals_the_difference_quotient(monkeypatch):
+def test_gradients_equal_difference_quotients(monkeypatch):
     monkeypatch.setattr(attention, "_BLOCK", 20)
     assert torch.autograd.gradcheck(attend, random((3, 2, 5, 4)))
+    assert torch.autograd.gradgradcheck(attend, random((3, 2, 5, 4)))
 
 
 def test_rows_are_taken_block_by_block(monkeypatch):
@@ -149,14 +150,13 @@ print(peak_memory(run, torch.device("cpu")))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("tokens", [8192, 16384])
-@pytest.mark.parametrize(("kind", "blocks"), [("inference", 3), ("train", 6)])
-def test_peak_memory_is_a_few_blocks_whatever_the_number_of_tokens(kind, blocks, tokens):
+@pytest.mark.parametrize(("kind", "blocks"), [("inference", 3), ("train", 4)])
+def test_peak_memory_is_a_few_blocks(kind, blocks):
     # What is freed goes back at once, so that the peak does not depend on what was freed before.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-    command = [sys.executable, "-c", PEAK, str(tokens), kind]
+    command = [sys.executable, "-c", PEAK, "16384", kind]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    # The whole matrix would be 16 blocks of 8192 tokens, 64 of 16384.
+    # The whole matrix of 16384 tokens would be 64 of them.
     assert int(done.stdout) < blocks * attention._BLOCK * 4
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segcore.layers import attend_windows
+from segcore.layers import attend_grid, attend_windows
 from segcore.layers.windows import group_pixels, ungroup_pixels
 
 ROWS, COLUMNS = 3, 2
@@ -69,3 +69,44 @@ def test_attention_stays_inside_its_group(interlaced):
     expected = torch.autograd.grad(slow, inputs, upstream)
     for ours, theirs in zip(torch.autograd.grad(fast, inputs, upstream), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def slow_grid(query, key, value, grid):
+    """Window by window; the last of a row or column ends with the map."""
+    height, width = query.shape[-2:]
+    tall, wide = height // grid, width // grid
+    rows = []
+    for i in range(grid):
+        row = []
+        for j in range(grid):
+            bottom = height if i == grid - 1 else (i + 1) * tall
+            right = width if j == grid - 1 else (j + 1) * wide
+            window = (..., slice(i * tall, bottom), slice(j * wide, right))
+            q, k, v = (each[window].flatten(2) for each in (query, key, value))
+            weights = (q.mT @ k / q.shape[1] ** 0.5).softmax(dim=-1)
+            row.append((v @ weights.mT).unflatten(2, query[window].shape[-2:]))
+        rows.append(torch.cat(row, dim=3))
+    return torch.cat(rows, dim=2)
+
+
+# Whole, equal windows, a ragged last row and column, windows of one pixel but for the last.
+@pytest.mark.parametrize(
+    ("grid", "size"),
+    [(1, (5, 7)), (2, (6, 8)), (3, (8, 10)), (6, (7, 11)), (6, (13, 17))],
+)
+def test_attention_inside_windows_equals_the_loop(grid, size):
+    torch.manual_seed(0)
+    inputs = [
+        torch.randn(2, each, *size, dtype=torch.float64, requires_grad=True) for each in (4, 4, 3)
+    ]
+    ours, theirs = attend_grid(*inputs, grid), slow_grid(*inputs, grid)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    upstream = torch.randn_like(theirs)
+    expected = torch.autograd.grad(theirs, inputs, upstream)
+    for gradient, each in zip(torch.autograd.grad(ours, inputs, upstream), expected, strict=True):
+        torch.testing.assert_close(gradient, each, rtol=0, atol=1e-12)
+
+
+def test_a_map_smaller_than_the_grid_is_one_window():
+    inputs = [torch.randn(2, 4, 5, 3, dtype=torch.float64) for _ in range(3)]
+    torch.testing.assert_close(attend_grid(*inputs, 6), attend_grid(*inputs, 1))

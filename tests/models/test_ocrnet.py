@@ -2,9 +2,11 @@
 
 import math
 
+import pytest
 import torch
 
 from segcore.backbones import build_backbone
+from segcore.errors import InputError
 from segcore.models import build_model
 from segcore.models.ocrnet import gather_objects, mix_objects
 
@@ -88,3 +90,26 @@ def test_the_regions_decide_and_are_supervised():
     model.zero_grad()
     model.train()(images).logits.square().sum().backward()
     assert model.regions[1][1].weight.grad.abs().max() > 0
+
+
+def test_asp_joins_an_atrous_pyramid_in_the_place_of_the_pixels():
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet18", output_stride=8)
+    options = {"context": "asp", "width": 32, "key_width": 16, "dilations": [2, 4], "bias": True}
+    model = build_model("ocrnet", backbone, 3, **options).eval()
+    point, *atrous = model.pyramid.branches
+    assert [branch[0].dilation for branch in atrous] == [(2, 2), (4, 4)]
+    assert all(branch[0].bias is not None for branch in (point, *atrous))
+    images = torch.rand(2, 3, 65, 97)
+    with torch.no_grad():
+        *_, middle, last = backbone(images)
+        pixels = model.pixels(last)
+        context = model.attend(pixels, gather_objects(pixels, model.regions(middle)))
+        parts = [context, *(branch(last) for branch in (point, *atrous))]
+        expected = model.classify(model.join(torch.cat(parts, dim=1)))
+        torch.testing.assert_close(model(images).logits, expected)
+
+
+def test_an_unknown_context_is_named():
+    with pytest.raises(InputError, match="method ocrnet: context is plain or asp, not 'aspp'"):
+        build_model("ocrnet", build_backbone("resnet18"), 3, context="aspp")

@@ -1,0 +1,152 @@
+"""The tables of ``params.yaml`` beside and inside a row: their keys and what they mean."""
+
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import BaseModel, ConfigDict, Discriminator, StringConstraints, Tag, model_validator
+
+Positive = Annotated[int, Gt(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+Size = tuple[Positive, Positive]
+Options = dict[str, Any]
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatasetTable(Table):
+    """Where the images of one dataset come from, and what its rows do unless they say else."""
+
+    form: str | None = None
+    """The dataset file that reads it; the table's own key unless given (``folder``: your own)."""
+    options: Options = {}
+    drop: str | None = None
+    """The drop folder; ``data/drop/<dataset>`` unless given."""
+    images_per_shard: Positive = 256
+    recipe: Options = {}
+
+
+class Choice(Table):
+    choice: Annotated[list[Any], MinLen(1)]
+
+
+class Uniform(Table):
+    uniform: tuple[float, float]
+
+
+class LogUniform(Table):
+    loguniform: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]]
+
+
+class Int(Table):
+    int: tuple[int, int]
+
+
+KINDS = {"choice", "uniform", "loguniform", "int"}
+
+
+def _kind(value: Any) -> str:
+    keys = list(value) if isinstance(value, dict) else getattr(value, "model_fields_set", ())
+    return str(*keys) if len(keys) == 1 else ""
+
+
+Space = Annotated[
+    Annotated[Choice, Tag("choice")]
+    | Annotated[Uniform, Tag("uniform")]
+    | Annotated[LogUniform, Tag("loguniform")]
+    | Annotated[Int, Tag("int")],
+    Discriminator(_kind),
+]
+
+
+class Search(Table):
+    """What ``tune`` tries: a space over keys of the row, a budget, a seed."""
+
+    space: Annotated[dict[str, Space], MinLen(1)]
+    trials: Positive = 6
+    steps: Positive
+    """The steps of a trial that is never stopped."""
+    evaluate_every: Positive
+    grace: Positive
+    """Steps before a trial may be stopped."""
+    reduction: Annotated[int, Gt(1)] = 2
+    concurrent: Positive = 1
+    """Trials side by side; with more than one a search cannot be repeated exactly."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Search":
+        if self.grace > self.steps:
+            raise ValueError(f"grace {self.grace} is more than the {self.steps} steps of a trial")
+        for key, space in self.space.items():
+            _, ends = next(iter(space))
+            if not isinstance(space, Choice) and ends[0] >= ends[1]:
+                raise ValueError(f"space.{key} {list(ends)} must run from low to high")
+        return self
+
+
+class TestTime(Table):
+    """How ``evaluate`` looks at an image: class probabilities are averaged over all views."""
+
+    __test__ = False  # pytest would take it for a test by its name
+
+    scales: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (1.0,)
+    """Factors that the image is resized by."""
+    flip: bool = False
+    """Every scale mirrored as well."""
+
+
+Metric = Literal["miou", "pixel_accuracy", "mean_of_both"]
+Percent = Annotated[float, Ge(0), Le(100)]
+
+
+class Published(Table):
+    """What somebody printed about a row. It stands beside a run and changes nothing in it."""
+
+    source: str
+    paper: Annotated[str, StringConstraints(pattern=r"^arXiv:\d{4}\.\d{4,5}$")]
+    metrics: Annotated[tuple[Metric, ...], MinLen(1)]
+    """What is measured; ``mean_of_both`` is (mIoU + pixel accuracy) / 2."""
+    score: tuple[Percent, ...] = ()
+    """One figure per metric, in percent; none where the source prints none."""
+    crop_score: tuple[Percent, ...] = ()
+    """The same on crops, as the source's training measures itself."""
+    paper_score: Percent | None = None
+    """The paper's own mIoU, where the source prints it beside its own."""
+    fps: Annotated[float, Gt(0)] | None = None
+    pretraining: str = ""
+    setting: str = ""
+    """What else the source says, in its words."""
+    assumed: tuple[str, ...] = ()
+    """The row's keys whose values nobody printed."""
+
+    @property
+    def link(self) -> str:
+        return f"https://arxiv.org/abs/{self.paper.removeprefix('arXiv:')}"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Published":
+        for name, figures in (("score", self.score), ("crop_score", self.crop_score)):
+            if figures and len(figures) != len(self.metrics):
+                raise ValueError(f"{name} {list(figures)} must be one figure per metric")
+        return self
+
+
+def merged(below: Options, above: Options) -> Options:
+    """``above`` over ``below``; tables within are merged key by key, but for what is drawn from."""
+    result = dict(below)
+    for key, value in above.items():
+        inner = result.get(key)
+        if isinstance(inner, dict) and isinstance(value, dict) and not KINDS & value.keys():
+            value = merged(inner, value)
+        result[key] = value
+    return result
+
+
+def with_values(values: Options, dotted: Options) -> Options:
+    """``values`` with keys such as ``options.width`` replaced."""
+    for key, value in dotted.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        values = merged(values, value)
+    return values
