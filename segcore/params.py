@@ -13,6 +13,7 @@ from segcore.errors import InputError, suggestion, validated
 from segcore.files import hash_of, read_yaml
 from segcore.tables import (
     DatasetTable,
+    NonNegative,
     Options,
     Positive,
     Published,
@@ -69,21 +70,22 @@ class Run(Table):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Annotated[float, Gt(0)] = 0.01
     momentum: Share = 0.9
-    weight_decay: Annotated[float, Ge(0)] = 5e-4
+    weight_decay: NonNegative = 5e-4
     head_multiplier: Annotated[float, Gt(0)] = 1.0
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     power: Annotated[float, Gt(0)] = 0.9
-    min_learning_rate: Annotated[float, Ge(0)] = 0.0
+    min_learning_rate: NonNegative = 0.0
     warmup_steps: Annotated[int, Ge(0)] = 0
 
     loss: Literal["cross_entropy", "dice", "lovasz", "ohem", "ohem_by_loss"] = "cross_entropy"
     loss_options: Options = Field(default_factory=dict)
-    auxiliary_weight: Annotated[float, Ge(0)] = 0.4
-    presence_weight: Annotated[float, Ge(0)] = 0.2
-    dice_weight: Annotated[float, Ge(0)] = 0.0
-    lovasz_weight: Annotated[float, Ge(0)] = 0.0
+    auxiliary_weight: NonNegative | tuple[NonNegative, ...] = 0.4
+    """Of the auxiliary outputs: one for all, or one for each."""
+    presence_weight: NonNegative = 0.2
+    dice_weight: NonNegative = 0.0
+    lovasz_weight: NonNegative = 0.0
     """The region losses are added to ``loss``, with these weights."""
-    class_weights: Literal["balanced"] | tuple[Annotated[float, Ge(0)], ...] | None = None
+    class_weights: Literal["balanced"] | tuple[NonNegative, ...] | None = None
     """One for each class, or ``balanced``: by how often they occur in the training split."""
 
     evaluate_every: Positive

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, StringConstraints, Ta
 
 Positive = Annotated[int, Gt(0)]
 Share = Annotated[float, Ge(0), Le(1)]
+NonNegative = Annotated[float, Ge(0)]
 Size = tuple[Positive, Positive]
 Options = dict[str, Any]
 

@@ -86,6 +86,11 @@ def test_auxiliary_and_presence_weights(logits, labels):
     torch.testing.assert_close(got, main + 0.4 * (side + main) + 0.2 * there)
     criterion = build_criterion("cross_entropy", auxiliary_weight=1.0, presence_weight=0.0)
     torch.testing.assert_close(criterion(prediction, labels), 2 * main + side)
+    criterion = build_criterion("cross_entropy", auxiliary_weight=[1.0, 0.25], presence_weight=0.0)
+    torch.testing.assert_close(criterion(prediction, labels), 1.25 * main + side)
+    criterion = build_criterion("cross_entropy", auxiliary_weight=[1.0])
+    with pytest.raises(InputError, match=r"lists 1 weights, the method has 2 auxiliary outputs"):
+        criterion(prediction, labels)
 
 
 def test_class_weights_reach_main_and_auxiliary(logits, labels):

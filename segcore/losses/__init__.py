@@ -42,7 +42,7 @@ Criterion = Callable[[Prediction, Labels], Tensor]
 def build_criterion(
     name: str,
     *,
-    auxiliary_weight: float = 0.4,
+    auxiliary_weight: float | Sequence[float] = 0.4,
     presence_weight: float = 0.2,
     dice_weight: float = 0.0,
     lovasz_weight: float = 0.0,
@@ -53,11 +53,12 @@ def build_criterion(
 
     ``name`` is that of the loss on the main logits; ``dice_weight`` and ``lovasz_weight`` add
     region losses to it. Auxiliary logits are supervised by cross entropy with
-    ``auxiliary_weight`` (MMSegmentation: 0.4; BiSeNet and DANet: 1), presence by binary cross
-    entropy with ``presence_weight`` (EncNet, Zhang et al., 2018, arXiv:1803.08904, section 3.1:
-    0.2). ``class_weights`` holds one weight per class, for all pixel losses; region losses count
-    every class of an image alike. Labels may be uint8. A batch without a labelled pixel gives
-    exactly zero, with zero gradients. Raises InputError on an unknown name or option.
+    ``auxiliary_weight``, one for all (MMSegmentation: 0.4; BiSeNet: 1) or one for each (its
+    DANet: 1, 1, 0.4); presence by binary cross entropy with ``presence_weight`` (EncNet, Zhang et
+    al., 2018, arXiv:1803.08904, section 3.1: 0.2). ``class_weights`` holds one weight per class,
+    for all pixel losses; region losses count every class of an image alike. Labels may be uint8.
+    A batch without a labelled pixel gives exactly zero, with zero gradients. Raises InputError on
+    an unknown name or option.
     """
     losses = _PIXEL_LOSSES | _REGION_LOSSES
     if name not in losses:
@@ -86,18 +87,30 @@ def _total(
     main: Callable[..., Tensor],
     regions: dict[Callable[..., Tensor], float],
     auxiliary: Callable[..., Tensor],
-    auxiliary_weight: float,
+    auxiliary_weight: float | Sequence[float],
     presence_weight: float,
 ) -> Float[Tensor, ""]:
     labels = labels.long()
     total = main(prediction.logits, labels)
     for loss, weight in regions.items():
         total = total + weight * loss(prediction.logits, labels)
-    for logits in prediction.auxiliary:
-        total = total + auxiliary_weight * auxiliary(logits, labels)
+    outputs = prediction.auxiliary
+    for logits, weight in zip(outputs, _one_each(auxiliary_weight, len(outputs)), strict=True):
+        total = total + weight * auxiliary(logits, labels)
     if prediction.presence is not None:
         total = total + presence_weight * presence(prediction.presence, labels)
     return total
+
+
+def _one_each(weight: float | Sequence[float], count: int) -> Sequence[float]:
+    if isinstance(weight, (int, float)):
+        return [weight] * count
+    if len(weight) != count:
+        raise InputError(
+            f"auxiliary_weight lists {len(weight)} weights, the method has {count} auxiliary "
+            "outputs; give as many, or one number for all"
+        )
+    return weight
 
 
 def list_losses() -> list[str]:
