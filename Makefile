@@ -112,3 +112,19 @@ checkout:
 	@git rev-parse --git-dir >/dev/null || { \
 	    echo "make demo needs git and a checkout: DVC keeps its place by it. Clone the repository," \
 	         "or make one of this folder: git init && git add . && git commit -m start" >&2; exit 1; }
+
+# MMSegmentation needs packages that nothing else here does: they get an environment of their own.
+PARITY := .venv-parity
+.PHONY: parity
+parity: $(INSTALLED) $(PARITY)/.installed ## the same scores as MMSegmentation, into docs/results/parity.md (some minutes)
+	$(PY) benchmarks/parity/compare.py --published $(PARITY)/bin/python $(ARGS)
+
+$(PARITY)/.installed: benchmarks/parity/requirements.txt
+	@rm -rf $(PARITY)
+	@$(BIN)/uv venv --quiet --python $(PY) $(PARITY)
+	@$(BIN)/uv pip install --quiet --python $(PARITY)/bin/python -r $<
+	@touch $@
+
+.PHONY: bench
+bench: $(INSTALLED) $(PARITY)/.installed ## time and memory beside other libraries, into docs/results/cpu.md (a quiet hour)
+	$(PY) -m benchmarks.against_peers $(ARGS)

@@ -42,14 +42,13 @@ def attend_grid(
     if grid == 1:
         return attend_windows(query, key, value, 1, 1)
     tall, wide = (length // grid * (grid - 1) for length in query.shape[-2:])
-
-    def band(vertical: slice, rows: int) -> Tensor:
+    bands = []
+    for vertical, rows in ((slice(tall), grid - 1), (slice(tall, None), 1)):
         q, k, v = (x[:, :, vertical] for x in (query, key, value))
         equal = attend_windows(q[..., :wide], k[..., :wide], v[..., :wide], rows, grid - 1)
         last = attend_windows(q[..., wide:], k[..., wide:], v[..., wide:], rows, 1)
-        return torch.cat([equal, last], dim=3)
-
-    return torch.cat([band(slice(tall), grid - 1), band(slice(tall, None), 1)], dim=2)
+        bands.append(torch.cat([equal, last], dim=3))
+    return torch.cat(bands, dim=2)
 
 
 def group_pixels(

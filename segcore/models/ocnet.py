@@ -118,7 +118,7 @@ class ObjectContext(nn.Module):
         self.join = conv_norm_relu(2 * total, width, bias=bias)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        contexts = [attention(x) for attention in self.attentions]
+        contexts = (attention(x) for attention in self.attentions)  # none outlives their joining
         return self.join(torch.cat([*contexts, self.widen(x)], dim=1))
 
 

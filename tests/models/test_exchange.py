@@ -27,7 +27,7 @@ to torch.export a single one is a case of its own."""
 PUBLISHED_FORMS: list[tuple[str, dict[str, Any]]] = [
     ("fcn", {"num_convs": 1, "kernel": 1, "concat_input": False}),
     ("ocrnet", {"bias": True}),
-    ("ocnet", {"context": "pyramid"}),
+    ("ocnet", {"context": "pyramid", "grids": [1, 3]}),
     ("ocnet", {"context": "asp"}),
     ("deeplabv3", {"projection_kernel": 1}),
     ("non_local", {"mode": "dot_product"}),

@@ -1,0 +1,154 @@
+"""Segcore, MMSegmentation and torchvision in one run: latency and memory of the same networks.
+
+Of each case both libraries' networks stand ready, each in its own process and environment, and
+take turns image by image. Where MMSegmentation's environment is missing its cells stay empty.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.networks import peer_of, read_cases
+from benchmarks.process import ROOT, RefusedError, Runner, Variant, Worker, take_turns
+from benchmarks.tables import figure, machine, mean_ratio, ratio, table, write
+
+R50 = (
+    *("fcn-r50", "pspnet-r50", "deeplabv3-r50", "deeplabv3plus-r50", "non_local-r50"),
+    *("gcnet-r50", "ann-r50", "ocrnet-r50", "isanet-r50", "danet-r50", "ccnet-r50"),
+    *("encnet-r50", "bisenet-r50", "fcn-torchvision", "deeplabv3-torchvision"),
+)
+ATTENTION = ("non_local", "ann", "isanet", "danet", "ccnet", "ocrnet")
+VARIANTS = {"float32": Variant(), "bf16": Variant(precision="bfloat16")}
+
+HEAD = """# Latency and memory beside MMSegmentation and torchvision
+
+Written by `make bench`. One image of {size} pixels, in eval mode, to class scores of its own size;
+random weights; both libraries' networks take turns in one run, every second round in reverse.
+Times are the least of {rounds} rounds in milliseconds, ratios are of those: "speed-up" is the
+peer's float32 over ours, "bf16 gain" our float32 over our bfloat16 (autocast). Memory is what
+one image adds at its peak, in 10^6 bytes, each network alone in its process.
+"""
+TITLES = (
+    *("case", "peer", "peer ms", "ours ms", "speed-up", "ours bf16 ms", "bf16 gain"),
+    *("peer MB", "ours MB", "ours bf16 MB"),
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Least milliseconds and peak megabytes."""
+
+    least: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Row:
+    case: str
+    peer: Cost | None
+    ours: Cost
+    ours_bf16: Cost
+
+    @property
+    def speed_up(self) -> float | None:
+        return ratio(self.peer and self.peer.least, self.ours.least)
+
+    @property
+    def bf16_gain(self) -> float | None:
+        return ratio(self.ours.least, self.ours_bf16.least)
+
+    def cells(self) -> list[str]:
+        peer = self.peer
+        return [
+            *(self.case, peer_of(self.case), figure(peer and peer.least)),
+            *(figure(self.ours.least), figure(self.speed_up, 2)),
+            *(figure(self.ours_bf16.least), figure(self.bf16_gain, 2)),
+            *(figure(peer and peer.memory), figure(self.ours.memory)),
+            figure(self.ours_bf16.memory),
+        ]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Pythons by library, and how to measure."""
+
+    pythons: dict[str, str]
+    size: tuple[int, int]
+    rounds: int
+    threads: int
+
+
+def compare(case: str, setting: Setting) -> Row:
+    with ExitStack() as stack:
+        ours = stack.enter_context(start("segcore", case, setting))
+        runners = [Runner(ours, variant, setting.size) for variant in VARIANTS.values()]
+        try:
+            peer = stack.enter_context(start(peer_of(case), case, setting))
+            warn_of_another_torch(ours, peer)
+            runners.append(Runner(peer, VARIANTS["float32"], setting.size))
+        except (RefusedError, FileNotFoundError) as error:
+            print(f"{case}: no {peer_of(case)}: {error}", file=sys.stderr, flush=True)
+        memory = [runner.memory() for runner in runners]
+        times = take_turns(runners, setting.rounds)
+    costs = [Cost(min(own), peak) for own, peak in zip(times, memory, strict=True)]
+    return Row(case, costs[2] if len(costs) > 2 else None, costs[0], costs[1])
+
+
+def warn_of_another_torch(ours: Worker, peer: Worker) -> None:
+    """What one torch release computes faster than another is no merit of a library."""
+    releases = [each.described["torch"].partition("+")[0] for each in (ours, peer)]
+    if releases[0] != releases[1]:
+        print(f"torch is {releases[0]} here and {releases[1]} for the peer", file=sys.stderr)
+
+
+def start(library: str, case: str, setting: Setting) -> Worker:
+    return Worker(setting.pythons[library], library, case, "cpu", setting.threads)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Geometric means; of the attention methods on their own as well."""
+    attention = [row for row in rows if row.case.partition("-")[0] in ATTENTION]
+    lines = [
+        [
+            name,
+            figure(mean_ratio(row.speed_up for row in group), 3),
+            figure(mean_ratio(row.bf16_gain for row in group), 3),
+        ]
+        for name, group in {"all": rows, "attention methods": attention}.items()
+    ]
+    return table(["geometric mean over", "speed-up", "bf16 gain"], lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    asked = options().parse_args(arguments)
+    height, width = (int(side) for side in asked.size.split("x"))
+    pythons = {"segcore": sys.executable, "torchvision": sys.executable, "mmseg": asked.mmseg}
+    setting = Setting(pythons, (height, width), asked.rounds, asked.threads)
+    rows = list[Row]()
+    for case in asked.cases or R50:
+        rows.append(compare(case, setting))
+        print(f"| {' | '.join(rows[-1].cells())} |", flush=True)
+    head = HEAD.format(size=asked.size, rounds=asked.rounds).rstrip()
+    parts = (head, machine("cpu", asked.threads), table(TITLES, (row.cells() for row in rows)))
+    write(asked.output, *parts, summary(rows))
+    print(f"{summary(rows)}\n\nwritten {asked.output}")
+
+
+def options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", choices=[[], *read_cases()], metavar="CASE")
+    parser.add_argument("--size", default="512x1024", help="height x width")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--mmseg", default=str(ROOT / ".venv-parity/bin/python"), help="its Python")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/results/cpu.md")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
