@@ -99,6 +99,7 @@ def test_a_model_is_measured_as_it_stands(precision):
     assert model.training
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list_methods())
 def test_every_method_is_measured_at_any_size(name):
     model = build_narrow(name)

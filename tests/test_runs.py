@@ -176,6 +176,7 @@ def test_two_workers_train_and_score_as_one(tiny):
     assert moved.abs().sum() <= 0.001 * torch.tensor(confusion).sum()
 
 
+@pytest.mark.long
 def test_workers_with_different_numbers_of_parts_are_refused(tiny):
     message = "batch_size 5 over 2 workers in parts of micro_batch 2 .* a multiple of 2 or leave"
     with pytest.raises(InputError, match=message):
@@ -237,6 +238,7 @@ def test_region_losses_are_the_same_over_workers(tiny):
 # --- golden losses -----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", list_methods())
 def test_losses_are_those_on_record(tiny, method, request):
     """Twenty steps of every method, narrowed to 32 channels where it has widths.

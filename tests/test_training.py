@@ -161,6 +161,7 @@ def test_two_workers_train_as_one(dtype, tolerance):
         torch.testing.assert_close(theirs, weights, rtol=10 * tolerance, atol=tolerance)
 
 
+@pytest.mark.long
 def test_two_workers_that_accumulate_train_as_one():
     losses, weights, _ = trained(False, torch.float64, 6)
     for found, theirs, _ in run_workers(2, trained, False, torch.float64, 6, 2):
@@ -318,6 +319,7 @@ def test_what_is_wrapped_is_found_again():
     assert network.classify[1].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.long
 def test_four_images_are_learnt_by_heart(tiny):
     from segcore.backbones import build_backbone
     from segcore.losses import build_criterion

@@ -14,6 +14,7 @@ from segcore.types import Prediction
 
 CLASSES = 5
 BACKBONES = {"resnet18": 8, "mobilenetv2_100": 16}
+CASES = ["resnet18", pytest.param("mobilenetv2_100", marks=pytest.mark.long)]
 ROWS = [
     row
     for row in json.loads((Path(__file__).parent / "parameters.json").read_text())
@@ -39,7 +40,7 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
+@pytest.fixture(scope="module", params=CASES)
 def model(request, name):
     """One model for all tests that leave it as it is."""
     return build(name, request.param).eval()
@@ -85,7 +86,7 @@ def test_state_dict_round_trip(model, name, request):
         assert torch.equal(other.eval()(images).logits, model(images).logits)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", CASES)
 def test_gradient_reaches_every_parameter(name, backbone):
     model = build(name, backbone).train()
     prediction = model(torch.rand(2, 3, 65, 97))

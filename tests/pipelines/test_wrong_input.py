@@ -230,7 +230,7 @@ def test_stages_in_the_wrong_order(tmp_path: Path, stage: Ended):
     refused(stage("prepare", "tiny", root), "inventory.json is missing", "stage")
     refused(stage("tune", SEARCHED, root), "not prepared", "dvc repro prepare@tiny")
     refused(stage("train", PLAIN, root), "search.json is missing", "stage")
-    refused(stage("evaluate", PLAIN, root), "weights.safetensors")
+    refused(stage("evaluate", PLAIN, root), "registered.json is missing", "stage")
     assert outputs(root) == before
 
 
