@@ -1,4 +1,9 @@
-"""Raw files of a dataset -> Parquet shards and a manifest in ``data/shards/<dataset>``."""
+"""Raw files of a dataset -> Parquet shards and a manifest in ``data/shards/<dataset>``.
+
+In processes of this machine, or as Ray tasks where RAY_ADDRESS names a cluster.
+"""
+
+import os
 
 from pipelines.progress import progress
 from pipelines.project import Project
@@ -6,29 +11,49 @@ from pipelines.stage import run_stage
 from segcore.download import INVENTORY
 from segcore.files import hash_of, read_json
 from segcore.preparation import prepare
-from segcore.shards import Manifest
+from segcore.preparation.audit import described
+from segcore.preparation.processes import Mapper, in_processes
+from segcore.publishing import take_manifest
+from segcore.shards import MANIFEST
+
+SHAPING = {"form", "options", "images_per_shard", "max_side", "image_format", "tile"}
+"""The keys of a dataset's table that decide what its shards hold."""
 
 
 def main(key: str, project: Project) -> None:
+    from segcore.samples import illustrate  # not above: every process of the pool would import it
+
+    if address := project.params.dataset(key).shards:
+        take_manifest(address, project.shards(key))
+        print(f"{key}: prepared already, in {address}")
+        return
     dataset, table = project.dataset(key)
     inventory = read_json(project.raw(key) / INVENTORY)
-    name = hash_of([table.model_dump(mode="json", exclude={"recipe"}), inventory["files"]])
+    name = hash_of([table.model_dump(mode="json", include=SHAPING), inventory["files"]])
+    work = project.work / f"prepare-{key}-{name}"
     done = prepare(
         key,
         dataset,
         project.raw(key),
         project.shards(key),
-        project.work / f"prepare-{key}-{name}",
-        images_per_shard=table.images_per_shard,
+        work,
+        table,
+        mapper=where_to_work(),
+        illustrate=illustrate,
     )
     with progress(f"prepare {key}", next(done), "images") as bar:
         for count in done:
             bar.advance(count)
-    manifest = Manifest.read(str(project.shards(key)))
-    for split, facts in manifest.splits.items():
-        absent = [n for n, c in zip(manifest.classes.names, facts["pixels"], strict=True) if not c]
-        note = f"; absent: {', '.join(absent)}" if absent else ""
-        print(f"{key} {split}: {facts['images']} images, {len(facts['shards'])} shard(s){note}")
+    for line in described(read_json(project.shards(key) / MANIFEST)):
+        print(f"{key} {line}")
+
+
+def where_to_work() -> Mapper:
+    if not os.environ.get("RAY_ADDRESS"):
+        return in_processes
+    from pipelines.cluster import on_cluster  # not above: one machine needs no ray
+
+    return on_cluster
 
 
 if __name__ == "__main__":

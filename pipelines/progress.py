@@ -37,6 +37,10 @@ class PlainBar:
         if self.done < self.total and monotonic() - self.said >= SECONDS_BETWEEN_LINES:
             self.say()
 
+    def expect(self, total: int) -> None:
+        """The total is another by now."""
+        self.total = total
+
     def say(self) -> None:
         self.said = monotonic()
         spent = self.said - self.begun
@@ -64,6 +68,9 @@ class TerminalBar:
         rate = (task.completed + count) / max(task.elapsed or 0, 1e-9)
         note = note or task.fields["note"]
         self.bar.update(task.id, advance=count, rate=f"{rate:.1f} {self.unit}/s", note=note)
+
+    def expect(self, total: int) -> None:
+        self.bar.update(self.bar.tasks[self.task].id, total=total)
 
 
 @contextmanager

@@ -74,6 +74,8 @@ class Project:
 
     def require_shards(self, dataset: str) -> str:
         """The prepared dataset's address. Raises InputError where it was not prepared."""
+        if address := self.params.dataset(dataset).shards:
+            return address
         folder = self.shards(dataset)
         if not (folder / "manifest.json").exists():
             raise InputError(f"{folder} is not prepared; run: dvc repro prepare@{dataset}")

@@ -17,7 +17,7 @@ def main(_key: str, project: Project) -> None:
     names = sorted(project.params.rows)
     rows = read_rows(project.root / "runs", names)
     write_leaderboard(rows, project.reports)
-    write_page(rows, project.reports / "index.html")
+    write_page(rows, project.root / "data" / "shards", project.reports / "index.html")
     store = open_store(project.root)
     board = leaderboard(rows)
     for name in names:

@@ -11,6 +11,7 @@ from pipelines import cluster
 from pipelines.lineage import lineage
 from pipelines.progress import progress
 from pipelines.project import Project
+from pipelines.publish import shards_for_workers
 from pipelines.registration import origin_of, register
 from pipelines.stage import run_stage
 from pipelines.takeover import METRICS, take_over
@@ -24,7 +25,7 @@ from segcore.shards import Manifest
 
 def main(key: str, project: Project) -> None:
     run = project.tuned_row(key)
-    shards = project.require_shards(run.dataset)
+    shards = shards_for_workers(run.dataset, project)
     manifest = Manifest.read(shards)
     check(run, len(manifest.classes))
     other = run.weights_of or run.init

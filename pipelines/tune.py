@@ -57,12 +57,13 @@ def _search(key: str, run: Run, search: Search, project: Project) -> "Study":
     # not above: a row without a search needs neither torch nor ray
     from pipelines import cluster
     from pipelines.progress import progress
+    from pipelines.publish import shards_for_workers
     from pipelines.studies import Study
     from pipelines.tracking import open_store
     from segcore.runs import check
     from segcore.shards import Manifest
 
-    shards = project.require_shards(run.dataset)
+    shards = shards_for_workers(run.dataset, project)
     manifest = Manifest.read(shards)
     check(run, len(manifest.classes))
     store = open_store(project.root)

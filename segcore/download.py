@@ -1,16 +1,25 @@
 """From wherever a dataset comes to ``data/raw/<dataset>/``, with an inventory of what is there."""
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from segcore.acquisition import bring
+from segcore.acquisition.watch import NOBODY, Listener
 from segcore.datasets import Dataset
 from segcore.errors import InputError
 from segcore.files import sha256_of, write_json
 
 INVENTORY = "inventory.json"
+THREADS = 4
+"""Hashing leaves the interpreter free, and waits for disks."""
+FILES_AT_ONCE = 200
 
 
-def download(dataset: Dataset, raw: Path, drop: Path) -> dict[str, Any]:
+def download(
+    dataset: Dataset, raw: Path, drop: Path, listener: Listener = NOBODY
+) -> dict[str, Any]:
     """Brings the raw files and writes ``inventory.json``: split, path, size and sha256 of each.
 
     The inventory is what the pipeline watches, one small file instead of a folder of thousands;
@@ -19,14 +28,26 @@ def download(dataset: Dataset, raw: Path, drop: Path) -> dict[str, Any]:
     """
     (raw / INVENTORY).unlink(missing_ok=True)
     raw.mkdir(parents=True, exist_ok=True)
+    bring(dataset.archives, raw, drop, dataset.home, listener)
     dataset.acquire(raw, drop)
-    files = list[Any]()
-    for split, pairs in dataset.pairs(raw).items():
-        for path in (path for pair in pairs for path in (pair.image, pair.label)):
-            if not path.is_file():
-                raise InputError(f"{path} is missing; complete the raw files of split {split}")
-            shown = path.relative_to(raw) if path.is_relative_to(raw) else path
-            files.append([split, shown.as_posix(), path.stat().st_size, sha256_of(path)])
-    inventory = {"home": dataset.home, "licence": dataset.licence, "files": files}
+    splits = dataset.pairs(raw).items()
+    files = [(split, path) for split, pairs in splits for pair in pairs for path in pair[1:]]
+    parts = [files[start : start + FILES_AT_ONCE] for start in range(0, len(files), FILES_AT_ONCE)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        listed = list(chain.from_iterable(pool.map(lambda part: described(part, raw), parts)))
+    inventory = {"home": dataset.home, "licence": dataset.licence, "files": listed}
     write_json(raw / INVENTORY, inventory)
     return inventory
+
+
+def described(files: list[tuple[str, Path]], raw: Path) -> list[Any]:
+    """Split, path, size and sha256 of each."""
+    below, found = f"{raw.as_posix()}/", list[Any]()
+    for split, path in files:
+        try:
+            found.append([split, path.as_posix().removeprefix(below), path.stat().st_size])
+            found[-1].append(sha256_of(path))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            remedy = f"complete the raw files of split {split}"
+            raise InputError(f"{path} is missing; {remedy}") from None
+    return found

@@ -20,6 +20,7 @@ from segcore.tables import (
     Search,
     Share,
     Size,
+    StorageTable,
     Table,
     TestTime,
     merged,
@@ -125,6 +126,7 @@ class Params(Table):
     shared: Options = Field(default_factory=dict)
     """What rows take over by YAML's ``<<``; nothing else reads it."""
     datasets: dict[str, DatasetTable]
+    storage: StorageTable | None = None
     defaults: Options = Field(default_factory=dict)
     rows: dict[str, Options] = Field(default_factory=dict)
     _path: str = "params.yaml"

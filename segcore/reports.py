@@ -18,6 +18,7 @@ from PIL import Image
 from segcore.errors import InputError
 from segcore.files import read_json, write_json, written_whole
 from segcore.pictures import Axis, Number, best_median_worst, search_axes
+from segcore.samples import prepared_data
 
 FILES = {"config": "train", "scores": "evaluate", "benchmark": "benchmark", "search": "tune"}
 """The JSON files of a row, each with the stage that writes it; ``lineage.json`` may be absent."""
@@ -115,8 +116,11 @@ def write_leaderboard(rows: Sequence[RowReport], folder: Path) -> None:
         aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_page(rows: Sequence[RowReport], path: Path) -> None:
-    """Writes one HTML page that needs no other file and no network; equal rows, equal bytes."""
+def write_page(rows: Sequence[RowReport], shards: Path, path: Path) -> None:
+    """Writes one HTML page that needs no other file and no network; equal rows, equal bytes.
+
+    A dataset that is prepared below ``shards`` is shown with its audit.
+    """
     if not rows:
         raise InputError("there is no row to report: params.yaml names none")
     environment = Environment(
@@ -127,12 +131,13 @@ def write_page(rows: Sequence[RowReport], path: Path) -> None:
         lstrip_blocks=True,
     )
     functions = (confusions, loss_curve, pareto_front, picture, spread_labels)
-    functions += (Axis, best_median_worst, search_axes)
+    functions += (Axis, best_median_worst, prepared_data, search_axes)
     environment.globals |= {function.__name__: function for function in functions}
     groups = groupby(_ranked(rows), key=lambda row: row.dataset)
     html = environment.get_template("report.html.jinja").render(
         datasets={dataset: list(group) for dataset, group in groups},
-        picture_bytes=min(160_000, IMAGE_BYTES // max(1, sum(len(row.overlays) for row in rows))),
+        shards=shards,
+        picture_bytes=min(160_000, IMAGE_BYTES // sum(len(row.overlays) + 2 for row in rows)),
     )
     with written_whole(path) as aside:
         aside.write_text(html, encoding="utf-8")
@@ -156,16 +161,11 @@ def spread_labels(points: Sequence[Point], names: Sequence[str], width: Number) 
     for (x, y), name in zip(points, names, strict=True):
         length = 6.8 * len(name)
         lefts = (x + 10, x - 10 - length, x - length / 2)
-        tries = [
-            (lefts[0], y + 4),
-            (lefts[1], y + 4),
-        ]  # beside it, else above, below, further off
+        tries = [(left, y + 4) for left in lefts[:2]]  # beside it, else above, below, further off
         tries += [(left, y + drop) for drop in (-12, 20, -27, 35, -42, 50) for left in lefts]
         tries = [place for place in tries if 0 <= place[0] <= width - length] or tries[:1]
         boxes = [(left, base - 11, left + length, base + 3) for left, base in tries]
-        free = (
-            i for i, box in enumerate(boxes) if not any(_overlap(box, other) for other in taken)
-        )
+        free = (i for i, box in enumerate(boxes) if not any(_overlap(box, it) for it in taken))
         chosen = next(free, 0)
         taken.append(boxes[chosen])
         places.append(tries[chosen])

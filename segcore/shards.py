@@ -5,7 +5,7 @@ train ids, row by row, under zstd), ``height``, ``width``. The class table stand
 metadata and in ``manifest.json``, so nothing downstream needs to know the dataset.
 """
 
-import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -15,17 +15,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import UInt8
 from PIL import Image
 
+from segcore.copies import Source, source_of
 from segcore.errors import InputError, suggestion
 from segcore.files import written_whole
-from segcore.types import IGNORE, ClassTable, Sample
+from segcore.storage import Ranges, is_local, path_of, read_bytes
+from segcore.types import ClassTable, Sample
 
 MANIFEST = "manifest.json"
 ROW_GROUP_BYTES = 1 << 20
@@ -85,60 +85,6 @@ def _row_groups(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield group
 
 
-def counted(labels: bytes, image: UInt8[np.ndarray, "h w 3"], classes: int) -> dict[str, Any]:
-    """What a manifest counts of one sample."""
-    histogram = np.bincount(np.frombuffer(labels, np.uint8), minlength=256)
-    assert not histogram[classes:IGNORE].any(), "a dataset gave labels that are no train ids"
-    values = image.reshape(-1, 3).astype(np.int64)
-    return {
-        "pixels": histogram[:classes],
-        "void_pixels": histogram[IGNORE],
-        "images_with": histogram[:classes] > 0,
-        "unlabelled_images": not histogram[:IGNORE].any(),
-        "channels": np.stack([values.sum(0), (values * values).sum(0)]),
-    }
-
-
-def summed(counts: list[dict[str, Any]]) -> dict[str, Any]:
-    return {key: np.sum([count[key] for count in counts], axis=0).tolist() for key in counts[0]}
-
-
-def build_manifest(
-    dataset: str, classes: ClassTable, licence: str, splits: dict[str, list[dict[str, Any]]]
-) -> dict[str, Any]:
-    """``splits`` holds per shard its ``shard`` (name, sha256, rows), ``sizes`` and ``counts``.
-
-    ``data_hash`` is the sha256 of what ``sha256sum *.parquet`` prints. ``mean`` and ``std`` are
-    per channel, 0 to 255; ``smallest`` and ``largest`` are the extremes of height and of width.
-    """
-    shards = [part["shard"] for parts in splits.values() for part in parts]
-    lines = sorted((shard["name"], shard["sha256"]) for shard in shards)
-    listed = "".join(f"{sha256}  {name}\n" for name, sha256 in lines)
-    return {
-        "dataset": dataset,
-        "data_hash": hashlib.sha256(listed.encode()).hexdigest(),
-        "licence": licence,
-        "classes": asdict(classes),
-        "splits": {split: _split_entry(parts) for split, parts in splits.items()},
-    }
-
-
-def _split_entry(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    counts = summed([part["counts"] for part in parts])
-    pixels = sum(counts["pixels"]) + counts["void_pixels"]
-    mean, squares = np.array(counts.pop("channels"), np.float64) / pixels
-    sizes = np.array([size for part in parts for size in part["sizes"]])
-    return {
-        "images": sum(part["shard"]["rows"] for part in parts),
-        **counts,
-        "mean": mean.round(4).tolist(),
-        "std": np.sqrt(squares - mean**2).round(4).tolist(),
-        "smallest": sizes.min(0).tolist(),
-        "largest": sizes.max(0).tolist(),
-        "shards": [part["shard"] for part in parts],
-    }
-
-
 @dataclass(frozen=True)
 class Manifest:
     """What a prepared dataset holds; ``data_hash`` names its content."""
@@ -155,14 +101,17 @@ class Manifest:
             f"{folder.rstrip('/')}/{MANIFEST}",
             "run the stage `prepare` of this dataset",
         )
+        if not is_local(place):
+            remedy = "check the address, and publish the dataset there"
         try:
-            filesystem, path = fsspec.url_to_fs(place)
-            values = json.loads(filesystem.cat_file(path))
+            values = json.loads(read_bytes(place))
             names, colours, mirror = (values["classes"][f.name] for f in fields(ClassTable))
             table = ClassTable(tuple(names), tuple(map(tuple, colours)), tuple(mirror))
             return cls(values["dataset"], values["data_hash"], table, values["splits"])
         except FileNotFoundError:
             raise InputError(f"{place} is missing; {remedy}") from None
+        except InputError:
+            raise
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{place} is not whole; {remedy} again") from None
 
@@ -177,14 +126,15 @@ class Manifest:
 class ShardReader:
     """The samples of a split, by index, in the order of preparation.
 
-    ``folder`` is a local path or any address that fsspec knows. Files are opened at first use,
-    in the process that uses them, so a reader may be sent to loader workers.
+    ``folder`` is a local path or any address that fsspec knows; of remote shards, copies on this
+    machine are read. Files are opened at first use, in the process that uses them, so a reader
+    may be sent to loader workers.
     """
 
     def __init__(self, folder: str, split: str) -> None:
         self.folder = folder.rstrip("/")
         shards = Manifest.read(folder).split(split)["shards"]
-        self.names = [shard["name"] for shard in shards]
+        self.shards = [(shard["name"], shard["sha256"]) for shard in shards]
         self.ends = np.cumsum([shard["rows"] for shard in shards], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -209,18 +159,21 @@ class ShardReader:
         if key not in self._files:
             if len(self._files) >= MOST_OPEN:
                 self._files.pop(next(iter(self._files)))
-            self._files[key] = _OpenShard(f"{self.folder}/{self.names[shard]}")
+            name, sha256 = self.shards[shard]
+            self._files[key] = _OpenShard(source_of(f"{self.folder}/{name}", sha256))
         return self._files[key]
 
 
 class _OpenShard:
-    def __init__(self, place: str) -> None:
-        self.place = place
+    def __init__(self, source: Source) -> None:
+        self.source, mapped = source, not isinstance(source.file, Ranges)
         with self._blamed():
-            filesystem, path = fsspec.url_to_fs(place)
-            local = "file" in filesystem.protocol
-            source = path if local else filesystem.open(path)
-            self.file = pq.ParquetFile(source, memory_map=local, page_checksum_verification=True)
+            self.file = pq.ParquetFile(
+                path_of(source.place) if mapped else source.file,
+                memory_map=mapped,
+                pre_buffer=not mapped,  # a row group is then one request, not one per column
+                page_checksum_verification=True,
+            )
         groups = range(self.file.metadata.num_row_groups)
         self.ends = np.cumsum([self.file.metadata.row_group(g).num_rows for g in groups])
 
@@ -232,7 +185,7 @@ class _OpenShard:
             name, encoded, raw, height, width = (column[row - first] for column in table.columns)
             values = np.frombuffer(raw.as_buffer(), np.uint8).copy()  # writable, and its own
             labels = torch.from_numpy(values).view(height.as_py(), width.as_py())
-            with Image.open(pa.BufferReader(encoded.as_buffer())) as image:
+            with Image.open(io.BytesIO(encoded.as_buffer())) as image:
                 pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
             return Sample(name.as_py(), pixels, labels)
 
@@ -240,6 +193,8 @@ class _OpenShard:
     def _blamed(self) -> Iterator[None]:
         try:
             yield
+        except InputError:
+            raise
         except (OSError, RuntimeError, IndexError, ValueError) as error:
-            remedy = "run the stage `prepare` of this dataset again"
-            raise InputError(f"{self.place} cannot be read ({error}); {remedy}") from None
+            place, remedy, _ = self.source
+            raise InputError(f"{place} cannot be read ({error}); {remedy}") from None

@@ -3,7 +3,17 @@
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import BaseModel, ConfigDict, Discriminator, StringConstraints, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
+
+from segcore.errors import InputError
 
 Positive = Annotated[int, Gt(0)]
 Share = Annotated[float, Ge(0), Le(1)]
@@ -12,11 +22,51 @@ Size = tuple[Positive, Positive]
 Options = dict[str, Any]
 
 
+def without_credential(address: str) -> str:
+    """The address. Raises InputError, which does not show it, where it holds more than a place."""
+    kind, _, rest = address.rpartition("://")
+    if kind and ("@" in rest.partition("/")[0] or "?" in rest):
+        what = "this address holds a user, a password or a query"
+        raise InputError(f"{kind}://...: {what}; {CREDENTIALS}")
+    return address
+
+
+CREDENTIALS = "credentials belong in the environment that this storage reads (docs/data.md)"
+Address = Annotated[str, AfterValidator(without_credential)]
+"""Of a folder: a path, or ``s3://bucket/folder`` and whatever else fsspec knows."""
+
+
 class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DatasetTable(Table):
+class Tile(Table):
+    """How an image larger than ``size`` (height, width) is cut."""
+
+    size: Size
+    overlap: Annotated[int, Ge(0)] = 0
+    """Pixels that neighbours share at least."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Tile":
+        if self.overlap >= min(self.size):
+            raise ValueError(f"overlap {self.overlap} is not less than the tile {list(self.size)}")
+        return self
+
+
+class Treatment(Table):
+    """What ``prepare`` does to a dataset's images, and bears; nothing unless asked."""
+
+    max_side: Positive | None = None
+    """Larger images are shrunk until their longer side has so many pixels."""
+    image_format: Literal["keep", "jpeg", "webp"] = "keep"
+    """``keep``: the file's own bytes, a lossless PNG where they were changed."""
+    tile: Tile | None = None
+    skip_bad: Annotated[int, Ge(0)] = 0
+    """So many samples that cannot be used are left out, and told; one more is refused."""
+
+
+class DatasetTable(Treatment):
     """Where the images of one dataset come from, and what its rows do unless they say else."""
 
     form: str | None = None
@@ -25,7 +75,24 @@ class DatasetTable(Table):
     drop: str | None = None
     """The drop folder; ``data/drop/<dataset>`` unless given."""
     images_per_shard: Positive = 256
+    shards: Address | None = None
+    """The address of the prepared dataset, where somebody published it: nothing is done here."""
     recipe: Options = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DatasetTable":
+        unread = self.model_fields_set - {"shards", "recipe"}
+        if self.shards and unread:
+            raise ValueError(f"{min(unread)!r} says nothing beside shards; remove one of them")
+        return self
+
+
+class StorageTable(Table):
+    """Where machines that share no disk with this one get prepared datasets from."""
+
+    place: Address
+    private: bool = False
+    """Only people who may have every dataset can read it; some licences ask for that."""
 
 
 class Choice(Table):

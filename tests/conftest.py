@@ -95,6 +95,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     from segcore.datasets import build_dataset
     from segcore.preparation import prepare
+    from segcore.tables import DatasetTable
 
     place = tmp_path_factory.mktemp("tiny")
     colours = np.array([[60, 60, 60], [200, 60, 40], [40, 180, 60], [70, 90, 220]])
@@ -126,5 +127,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
         },
     )
     shards, work = place / "shards", place / "work"
-    assert sum(prepare("tiny", dataset, place, shards, work, images_per_shard=4)) == 24
+    table = DatasetTable(images_per_shard=4)
+    assert sum(prepare("tiny", dataset, place, shards, work, table)) == 24
     return str(shards)

@@ -1,12 +1,19 @@
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+import segcore.download
+from pipelines.download import Shown
+from segcore.acquisition.archives import Archive
 from segcore.datasets import Dataset, Pair
 from segcore.download import INVENTORY, download
 from segcore.errors import InputError
+from tests.acquisition.test_archives import tar_bytes, zip_bytes
+from tests.range_server import Served, range_server
 
 
 class Toy(Dataset):
@@ -83,3 +90,105 @@ def test_a_dataset_that_cannot_be_had_leaves_no_inventory(tmp_path, monkeypatch)
     with pytest.raises(InputError, match="put the archive there"):
         download(Toy(), tmp_path / "raw", tmp_path)
     assert not (tmp_path / "raw" / INVENTORY).exists()
+
+
+def test_many_files_keep_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(segcore.download, "FILES_AT_ONCE", 1)
+    one_by_one = download(Toy(), tmp_path / "raw", tmp_path)
+    monkeypatch.undo()
+    assert download(Toy(), tmp_path / "raw", tmp_path) == one_by_one
+
+
+class Published(Dataset):
+    """Two archives, as a dataset file states them; nothing else is needed."""
+
+    home, licence = "https://example.org/published", "CC BY 4.0"
+
+    def __init__(self, url: str) -> None:
+        self.archives = (
+            Archive("images.tar.gz", (f"{url}/images.tar.gz",), trees=("set/images",)),
+            Archive("labels.zip", (f"{url}/labels.zip",), trees=("set/labels",)),
+        )
+
+    def pairs(self, raw: Path) -> dict[str, list[Pair]]:
+        names = (path.stem for path in sorted((raw / "set/images").iterdir()))
+        return {
+            "train": [
+                Pair(n, raw / f"set/images/{n}.jpg", raw / f"set/labels/{n}.png") for n in names
+            ]
+        }
+
+
+IMAGES = {f"set/images/{n}.jpg": b"image %d" % n * 9 for n in range(3)}
+LABELS = {f"set/labels/{n}.png": b"label %d" % n for n in range(3)}
+PACKED = {"images.tar.gz": tar_bytes(IMAGES, "w:gz"), "labels.zip": zip_bytes(LABELS)}
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with range_server() as server:
+        server.files |= {f"/{name}": Served(content) for name, content in PACKED.items()}
+        server.files["/images.tar.gz"].breaks = [50, 30]
+        yield server.url
+
+
+def fill(folder: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "dropped",
+    [{}, PACKED, IMAGES | LABELS, IMAGES, IMAGES | {"labels.zip": PACKED["labels.zip"]}],
+    ids=["network", "packed", "unpacked", "images unpacked", "mixed"],
+)
+def test_every_way_gives_the_same_inventory(tmp_path, address, dropped, monkeypatch):
+    monkeypatch.setattr("segcore.acquisition.transfers.PAUSE", 0.01)
+    fill(tmp_path / "drop", dropped)
+    inventory = download(Published(address), tmp_path / "raw", tmp_path / "drop")
+    expected = [
+        line("train", name, content)
+        for n in range(3)
+        for name, content in [*IMAGES.items(), *LABELS.items()]
+        if f"/{n}." in name
+    ]
+    assert inventory["files"] == expected
+    assert Published(address).acquire(tmp_path / "raw", tmp_path / "drop") is None
+
+
+def test_without_network_the_addresses_and_the_drop_folder_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("segcore.acquisition.transfers.PAUSE", 0.001)
+    with pytest.raises(InputError) as raised:
+        download(Published("http://data.example.org"), tmp_path / "raw", tmp_path / "drop")
+    for part in (
+        "http://data.example.org/images.tar.gz",
+        "http://data.example.org/labels.zip",
+        "https://example.org/published",
+        str(tmp_path / "drop"),
+    ):
+        assert part in str(raised.value)
+    assert not (tmp_path / "raw" / INVENTORY).exists()
+
+
+# --- what a person sees --------------------------------------------------------------------------
+
+
+def test_progress_in_megabytes(capsys):
+    with ExitStack() as stack:
+        shown = Shown("download toy", stack)
+        for count, total in (0, 9_600_000), (2_400_000, 9_600_000), (700_000, 19_600_000):
+            shown.advance(count, total)
+        shown.advance(-3_100_000, 19_600_000)
+        shown.advance(19_600_000, 19_600_000)
+        shown.say("a.zip: unpacking")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "a.zip: unpacking"
+    assert said[1].startswith("download toy: 20/20 MB (")
+    assert "MB/s" in said[1]
+
+
+def test_nothing_to_fetch_needs_no_bar(capsys):
+    with ExitStack() as stack:
+        Shown("download toy", stack).say("waiting")
+    assert capsys.readouterr().out == "waiting\n"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from segcore.reports import (
     write_leaderboard,
     write_page,
 )
+from segcore.samples import illustrate, prepared_data
 from segcore.types import ClassTable
 
 NASTY = "<b>&"
@@ -136,7 +138,7 @@ class Page(HTMLParser):
 
 
 def written_page(runs: Path, names: list[str]) -> str:
-    write_page(read_rows(runs, names), runs / "index.html")
+    write_page(read_rows(runs, names), runs / "shards", runs / "index.html")
     return (runs / "index.html").read_text(encoding="utf-8")
 
 
@@ -245,7 +247,7 @@ def test_equal_rows_give_equal_bytes(tmp_path: Path, names: list[str]) -> None:
 
 def test_no_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no row to report"):
-        write_page([], tmp_path / "index.html")
+        write_page([], tmp_path, tmp_path / "index.html")
 
 
 def test_twelve_rows_with_many_classes_stay_below_five_megabytes(tmp_path: Path) -> None:
@@ -327,3 +329,33 @@ def test_a_picture_shrinks_only_until_it_fits(tmp_path: Path) -> None:
     exact, small = picture(tmp_path / "noise.png", 10**7), picture(tmp_path / "noise.png", 20_000)
     assert len(exact) > 3 * noise.size / 4
     assert len(small) < 20_000 * 4 / 3 + 40 < len(exact)
+
+
+def test_the_data_section_states_the_audit(tmp_path: Path, names: list[str], tiny: str) -> None:
+    assert "<h3>Data</h3>" not in written_page(tmp_path, names)
+    folder = tmp_path / "shards/camvid"
+    shutil.copytree(tiny, folder)
+    assert prepared_data(folder) is None, "pictures are missing"
+    illustrate(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["same_pictures"] = {
+        "across_splits": 1,
+        "within_splits": 7,
+        "first": [[["train", NASTY], ["val", "b"]]],
+    }
+    manifest["skipped"] = [{"split": "val", "id": "x", "reason": "x.png is missing"}]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    html = written_page(tmp_path, names)
+    assert html.count("<h3>Data</h3>") == 1
+    assert html.count("data:image/webp") == 3 * 3 + 2
+    assert NASTY not in html
+    section = html[html.index("<h3>Data</h3>") :]
+    train = manifest["splits"]["train"]
+    shown = re.search(r"<tr><th scope=\"row\">train</th>(.*)</tr>", section)
+    assert shown
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", shown[1])
+    ignored = f"{100 * train['ignored']:.2f}"
+    assert cells == ["8", ignored, "0", "1", "48 × 64, 48 × 64", "none"]
+    assert "in several splits: 1; more than once in one split: 7; samples left out: 1" in section
+    assert "The same picture: train/&lt;b&gt;&amp;, val/b." in section
+    assert "Left out: val/x, x.png is missing." in section

@@ -25,13 +25,20 @@ def cluster(run: Run, trials: int = 1) -> Iterator[None]:
     """Joins the cluster that RAY_ADDRESS names, else starts one on this machine for the while.
 
     Raises InputError at once where it does not answer or the row asks for more than it has."""
+    with connected():
+        _check_resources(run, trials)
+        yield
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """The same for whoever takes what the cluster has."""
     started = not ray.is_initialized()
     if started:
         _connect(os.environ.get("RAY_ADDRESS"))
     for name in ("ray.train", "ray.tune", "ray.data", "optuna"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        _check_resources(run, trials)
         yield
     finally:
         if started:

@@ -7,16 +7,26 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image
 
+from segcore.acquisition import bring
+from segcore.acquisition.archives import Archive
+from segcore.acquisition.watch import NOBODY
 from segcore.errors import InputError, suggestion
 from segcore.types import IGNORE, ClassTable
 
-__all__ = ["Dataset", "Pair", "build_dataset", "list_datasets", "read_class_table"]
+__all__ = [
+    "Dataset",
+    "Pair",
+    "build_dataset",
+    "list_datasets",
+    "read_class_table",
+    "read_stems",
+]
 
 
 class Pair(NamedTuple):
@@ -35,15 +45,21 @@ class Dataset:
     """
 
     classes: ClassTable
-    train_ids: UInt8[np.ndarray, "256"]
-    """Raw label value -> train id or IGNORE."""
+    train_ids: UInt8[np.ndarray, "raw"]
+    """Raw label value -> train id or IGNORE; 256 entries, or more where raw values need them."""
     known: frozenset[int]
     """Raw label values that may occur; any other is refused by ``prepare``."""
     split_sizes: dict[str, int]
     """Images per published split; checked by ``prepare``."""
+    copies_across_splits: Literal["tell", "refuse"] = "tell"
+    """What ``prepare`` does about a picture in two splits; published splits are as they are."""
     home: str = ""
     """Where a person reads about the data and gets it."""
     licence: str = ""
+    redistribution: bool = True
+    """Whether the prepared copy may be passed on; else it goes to private storage only."""
+    archives: tuple[Archive, ...] = ()
+    """What it is published as; none where it is made, or lies with the user."""
 
     def read_labels(self, path: Path) -> UInt8[np.ndarray, "h w"]:
         """The train ids of a label file: an index image, read as indices (palette or grey).
@@ -53,20 +69,24 @@ class Dataset:
         with Image.open(path) as image:
             if image.mode not in ("L", "P"):
                 raise InputError(f"{path}: an index image was expected, this one is {image.mode}")
-            raw = np.asarray(image)
-        counts = np.bincount(raw.ravel(), minlength=256)
-        found = np.flatnonzero(counts).tolist()
-        stray = {value: int(counts[value]) for value in found if value not in self.known}
-        if stray:
-            listed = ", ".join(f"{value} ({count} pixels)" for value, count in stray.items())
-            raise InputError(f"{path}: label values outside the class table: {listed}")
+            return self.look_up(str(path), np.asarray(image))
+
+    def look_up(self, place: str, raw: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+        """The train ids of raw label values. Raises InputError as ``read_labels`` does."""
+        values, counts = counted_values(raw)
+        pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+        if stray := [value for value in pixels if value not in self.known]:
+            listed = ", ".join(f"{value} ({pixels[value]} pixels)" for value in stray)
+            raise InputError(f"{place}: label values outside the class table: {listed}")
         return self.train_ids[raw]
 
     def acquire(self, raw: Path, drop: Path) -> None:
-        """Brings the raw files below ``raw``, from the drop folder or by making them.
+        """Brings the raw files below ``raw``: ``archives``, from the drop folder or the network.
 
-        Raises InputError where they cannot be had; says where to get them."""
-        raise NotImplementedError  # every dataset has its own
+        A dataset that is made, not fetched, has its own. Raises InputError where they cannot be
+        had; says where to get them.
+        """
+        bring(self.archives, raw, drop, self.home, NOBODY)
 
     def pairs(self, raw: Path) -> dict[str, list[Pair]]:
         """The samples of every split, in a fixed order. Raises InputError on missing files."""
@@ -94,7 +114,28 @@ def build_dataset(form: str, options: dict[str, Any]) -> Dataset:
         raise InputError(f"dataset {form}: {error}") from None
 
 
-def read_class_table(name: str) -> tuple[ClassTable, UInt8[np.ndarray, "256"], frozenset[int]]:
+def counted_values(
+    raw: Integer[np.ndarray, "h w"],
+) -> tuple[Integer[np.ndarray, "values"], Integer[np.ndarray, "values"]]:
+    """The values of a label map and the pixels of each; bytes are counted without sorting."""
+    if raw.dtype != np.uint8:
+        return np.unique(raw, return_counts=True)
+    counts = np.bincount(raw.ravel(), minlength=256)
+    return np.flatnonzero(counts), counts[counts > 0]
+
+
+def read_stems(path: Path) -> list[str]:
+    """The names in a published list: the first word of each line. Raises InputError where it is
+    missing or names nothing."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing; complete the raw files")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not (stems := [line.split()[0] for line in lines if line.strip()]):
+        raise InputError(f"{path} names no image; replace it by the published list")
+    return stems
+
+
+def read_class_table(name: str) -> tuple[ClassTable, UInt8[np.ndarray, "raw"], frozenset[int]]:
     """The class table of a dataset, its raw-to-train map, and the raw ids that may occur.
 
     Columns: train_id (255: ignored), name, red, green, blue, raw_ids (blank-separated), and
@@ -102,14 +143,11 @@ def read_class_table(name: str) -> tuple[ClassTable, UInt8[np.ndarray, "256"], f
     """
     with (Path(__file__).parent / f"{name}.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    train_ids = np.full(256, IGNORE, np.uint8)
-    known = set[int]()
-    for row in rows:
-        raw = [int(value) for value in row["raw_ids"].split()]
-        train_ids[raw] = int(row["train_id"])
-        known.update(raw)
+    train_id_of = {int(raw): int(row["train_id"]) for row in rows for raw in row["raw_ids"].split()}
+    train_ids = np.full(max(256, *(raw + 1 for raw in train_id_of)), IGNORE, np.uint8)
+    train_ids[list(train_id_of)] = list(train_id_of.values())
     classes = [row for row in rows if int(row["train_id"]) != IGNORE]
     names = tuple(row["name"] for row in classes)
     colours = tuple((int(row["red"]), int(row["green"]), int(row["blue"])) for row in classes)
     mirror = tuple(names.index(row.get("mirror") or row["name"]) for row in classes)
-    return ClassTable(names, colours, mirror), train_ids, frozenset(known)
+    return ClassTable(names, colours, mirror), train_ids, frozenset(train_id_of)

@@ -1,30 +1,27 @@
 """``folder``: any user's own images and labels, described by a few lines of YAML."""
 
-import hashlib
-import re
-from collections import Counter
-from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Ge, Gt, Le, Lt
-from jaxtyping import Integer, UInt8
-from PIL import Image
-from pydantic import StrictInt, StrictStr, TypeAdapter, ValidationError
+from annotated_types import Ge, Le
+from jaxtyping import UInt8
+from pydantic import StrictInt, StrictStr
 
+from segcore.acquisition.archives import written_below
 from segcore.datasets import Dataset, Pair
-from segcore.errors import InputError, suggestion
+from segcore.errors import suggestion
+from segcore.formats.colours import ColourTable, pack, unpack
+from segcore.formats.polygons import draw, split_annotations
+from segcore.formats.user_files import checked, find_splits, refuse
 from segcore.types import IGNORE, ClassTable
 
 __all__ = ["Folder"]
 
 Byte = Annotated[StrictInt, Ge(0), Le(255)]
 Colour = tuple[Byte, Byte, Byte]
-Strings = dict[StrictStr, StrictStr]
-Codes = dict[str, list[int]]
-WILDCARDS = {"{stem}": "(?P<stem>.+)", "**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
-SPLITS = "{val: 0.2, seed: 0} or {train: train.txt, val: val.txt}"
+Codes = dict[str, list[Any]]
+"""Class -> what stands for it in the labels: values, packed colours or names of objects."""
 
 
 class Folder(Dataset):
@@ -45,19 +42,22 @@ class Folder(Dataset):
     ``*`` and ``**`` match as in a shell. ``{stem}`` is what an image shares with its label; a
     pattern without it means the path below its first wildcard's folder, without suffix.
     ``labels``: where the label lies, from ``{stem}`` and ``{split}``; without ``{stem}``, the
-    folder of ``{stem}.png``.
+    folder of ``{stem}.png``, or with ``encoding: polygons`` COCO's one file for all images.
     ``split``: with one pattern, the fraction of images per further split, drawn with ``seed``;
     or per split a text file of stems (``{train: train.txt, val: val.txt}``).
     ``classes``: names of the label values 0, 1, ...; or each name with its value or values.
-    ``encoding``: ``index`` (grey or palette labels) or ``colour`` (RGB labels; every name, and
-    ``ignore``, then has a colour ``[r, g, b]`` or a list of them).
-    ``ignore``: values that are not labelled; 255, or no colour, unless given.
+    ``encoding``: ``index`` (grey or palette labels), ``colour`` (RGB labels; every name, and
+    ``ignore``, then has a colour ``[r, g, b]`` or a list of them) or ``polygons`` (JSON as of
+    Cityscapes or COCO; a class is then the objects of its name, or of those that are listed).
+    ``ignore``: values that are not labelled; 255, no colour, no name, unless given.
+    ``background``: with polygons, the class where no object is; not labelled unless given.
     ``colours``: names with display colours; made up where not given.
 
     Raises InputError, naming the option and the remedy, on anything that does not fit the files.
     """
 
     home = "your own files"
+    copies_across_splits = "refuse"
 
     def __init__(
         self,
@@ -69,59 +69,83 @@ class Folder(Dataset):
         encoding: Any = "index",
         ignore: Any = None,
         colours: Any = None,
+        background: Any = None,
     ) -> None:
         self.root = Path(checked("root", root, StrictStr, "data/orchard")).expanduser()
         if not self.root.is_dir():
             refuse("root", f"{self.root.absolute()} is no folder; name the one of your data")
         self.label_pattern = checked("labels", labels, StrictStr, "labels/{stem}.png")
-        if encoding not in ("index", "colour"):
-            refuse("encoding", f"{encoding!r} is neither index nor colour")
+        if encoding not in ("index", "colour", "polygons"):
+            refuse("encoding", f"{encoding!r} is neither index nor colour nor polygons")
         self.encoding = encoding
         codes = class_codes(classes, encoding)
         self.classes = class_table(codes, encoding, colours or {})
         unless_given = [255] if encoding == "index" else []
         ignored = read_codes("ignore", unless_given if ignore is None else ignore, encoding)
         self._lay_down(codes, ignored)
+        self._background = background_of(background, encoding, list(codes))
         found = find_splits(self.root, images, split)
         self._pairs = {name: self._paired(name, stems) for name, stems in found.items()}
         self.split_sizes = {name: len(pairs) for name, pairs in self._pairs.items()}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What reading labels needs; the list of all files need not go to every process."""
+        return {key: value for key, value in vars(self).items() if key != "_pairs"}
+
     def acquire(self, raw: Path, drop: Path) -> None:
-        """Nothing is copied: the constructor has found every image and its label."""
+        """Nothing is copied: the constructor has found every image and its label.
+
+        COCO's one file alone is taken apart, into one small file per image below ``raw``.
+        """
+        if not self._shares_labels:
+            return
+        targets = dict[Path, dict[Path, Path]]()
+        for split, pairs in self._pairs.items():
+            parts = self.pairs(raw)[split]
+            for pair, part in zip(pairs, parts, strict=True):
+                targets.setdefault(pair.label, {})[pair.image] = part.label
+        with written_below(raw):
+            for path, parts in targets.items():
+                split_annotations(path, parts)
 
     def pairs(self, raw: Path) -> dict[str, list[Pair]]:
-        return self._pairs
+        if not self._shares_labels:
+            return self._pairs
+        place = raw / "polygons"
+        return {
+            split: [pair._replace(label=place / split / f"{pair.id}.json") for pair in pairs]
+            for split, pairs in self._pairs.items()
+        }
 
     def read_labels(self, path: Path) -> UInt8[np.ndarray, "h w"]:
         if self.encoding == "index":
             return super().read_labels(path)
-        with Image.open(path) as image:
-            codes = pack(np.asarray(image.convert("RGB"), np.int64))
-        nearest = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
-        if (stray := self._codes[nearest] != codes).any():
-            counts = Counter(codes[stray].tolist()).most_common(5)
-            listed = ", ".join(f"{unpack(code)} ({count} pixels)" for code, count in counts)
-            raise InputError(f"{path}: add these colours to classes or ignore: {listed}")
-        return self._code_train_ids[nearest]
+        if self.encoding == "polygons":
+            return draw(path, self._train_id_of, self._background)
+        return self._colours.read(path, "refuse", "add them to classes or ignore")
 
-    def _lay_down(self, codes: Codes, ignored: list[int]) -> None:
+    @property
+    def _shares_labels(self) -> bool:
+        return self.encoding == "polygons" and "{stem}" not in self.label_pattern
+
+    def _lay_down(self, codes: Codes, ignored: list[Any]) -> None:
         """Sets the tables by which ``read_labels`` turns codes into train ids."""
-        train_id_of = dict[int, int]()
+        found = dict[Any, int]()
         for train_id, name in [*enumerate(codes), (IGNORE, "ignore")]:
             for code in ignored if train_id == IGNORE else codes[name]:
-                if code in train_id_of:
+                if code in found:
                     refuse(name, f"label value {code} has a meaning already; remove one of the two")
-                train_id_of[code] = train_id
-        table = np.array(sorted(train_id_of.items()), np.int64)
-        self._codes, self._code_train_ids = table[:, 0], table[:, 1].astype(np.uint8)
-        raw = train_id_of if self.encoding == "index" else dict(enumerate(range(len(codes))))
+                found[code] = train_id
+        self._train_id_of = found if self.encoding == "polygons" else {}
+        self._colours = ColourTable.of(found if self.encoding == "colour" else {})
+        raw = found if self.encoding == "index" else {index: index for index in range(len(codes))}
         self.known = frozenset(raw)
         self.train_ids = np.full(256, IGNORE, np.uint8)
         self.train_ids[list(raw)] = list(raw.values())
 
     def _paired(self, split: str, images: dict[str, Path]) -> list[Pair]:
         pattern = self.label_pattern.replace("{split}", split)
-        if "{stem}" not in pattern:
+        if "{stem}" not in pattern and not self._shares_labels:
             pattern += "/{stem}.png"
         labels = {stem: self.root / pattern.replace("{stem}", stem) for stem in images}
         pairs = [Pair(stem, images[stem], labels[stem]) for stem in sorted(images)]
@@ -131,46 +155,44 @@ class Folder(Dataset):
         return pairs
 
 
-def refuse(option: str, reason: str) -> NoReturn:
-    raise InputError(f"dataset folder: {option}: {reason}")
-
-
-def checked(option: str, value: Any, kind: Any, example: str) -> Any:
-    """``value`` as ``kind``, or an InputError that shows an example."""
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError:
-        refuse(option, f"{value!r} does not fit; an example: {example}")
-
-
-def pack(colours: Integer[np.ndarray, "*any 3"]) -> Integer[np.ndarray, "*any"]:
-    return colours @ np.array([1 << 16, 1 << 8, 1])
-
-
-def unpack(code: int) -> tuple[int, int, int]:
-    return code >> 16, code >> 8 & 255, code & 255
-
-
-def read_codes(option: str, value: Any, encoding: str) -> list[int]:
-    """One label value or several, as numbers; colours are packed into 24 bits."""
+def read_codes(option: str, value: Any, encoding: str) -> list[Any]:
+    """One label value or several: numbers, colours packed into 24 bits, or names of objects."""
     if encoding == "index":
         given = checked(option, value, Byte | list[Byte], "3 or [3, 4]")
         return [given] if isinstance(given, int) else given
+    if encoding == "polygons":
+        given = checked(option, value, StrictStr | list[StrictStr], "car or [car, truck]")
+        return [given] if isinstance(given, str) else given
     given = checked(option, value, Colour | list[Colour], "[99, 0, 0] or [[99, 0, 0], [0, 9, 0]]")
     return pack(np.array(given, np.int64).reshape(-1, 3)).tolist()
 
 
 def class_codes(classes: Any, encoding: str) -> Codes:
     """The label values of every class, in class order."""
-    if isinstance(classes, list) and encoding == "index":
+    if isinstance(classes, list) and encoding != "colour":
         names = checked("classes", classes, list[StrictStr], "[soil, leaf]")
         if len(set(names)) < len(names):
             refuse("classes", f"a name stands twice in {names}; names must differ")
-        classes = dict(zip(names, range(len(names)), strict=True))
+        codes = range(len(names)) if encoding == "index" else names
+        classes = dict(zip(names, codes, strict=True))
     values = checked("classes", classes, dict[StrictStr, Any], "{soil: 0, leaf: [1, 2]}")
     if not 1 <= len(values) <= IGNORE:
         refuse("classes", f"there are {len(values)}; give 1 to {IGNORE}")
-    return {name: read_codes(f"class {name}", own, encoding) for name, own in values.items()}
+    codes = {name: read_codes(f"class {name}", own, encoding) for name, own in values.items()}
+    if empty := [name for name, own in codes.items() if not own]:
+        refuse(f"class {empty[0]}", "nothing stands for it in the labels; say what, or remove it")
+    return codes
+
+
+def background_of(background: Any, encoding: str, names: list[str]) -> int:
+    """The train id of what no polygon covers."""
+    if background is None:
+        return IGNORE
+    if encoding != "polygons":
+        refuse("background", f"{encoding} labels have none; remove it")
+    if background not in names:
+        refuse("background", f"no class {background!r}{suggestion(str(background), names)}")
+    return names.index(background)
 
 
 def class_table(codes: Codes, encoding: str, colours: Any) -> ClassTable:
@@ -185,66 +207,3 @@ def class_table(codes: Codes, encoding: str, colours: Any) -> ClassTable:
     fresh = (colour for colour in made_up if colour not in chosen.values())
     shown = tuple(chosen[name] if name in chosen else next(fresh) for name in codes)
     return ClassTable(tuple(codes), shown, tuple(range(len(codes))))
-
-
-def find_splits(root: Path, images: Any, split: Any) -> dict[str, dict[str, Path]]:
-    """The images of every split by stem; none may be in two of them."""
-    images = checked("images", images, StrictStr | Strings, '"photos/{stem}.jpg"')
-    if isinstance(images, dict) == bool(split):
-        refuse("split", "needed with one pattern of images, and only then; or a pattern per split")
-    if isinstance(images, dict):
-        found = {name: match(root, pattern, name) for name, pattern in images.items()}
-    elif isinstance(split, dict) and all(isinstance(value, str) for value in split.values()):
-        found = {name: listed(root, images, name, root / path) for name, path in split.items()}
-    else:
-        found = divide(match(root, images, ""), split)
-    for path, count in Counter(path for part in found.values() for path in part.values()).items():
-        if count > 1:
-            refuse("split", f"{path} is in {count} of {', '.join(found)}; keep it in one")
-    return found
-
-
-def match(root: Path, pattern: str, split: str) -> dict[str, Path]:
-    """The files that fit a pattern, by stem; hidden files are passed over."""
-    parts = pattern.replace("{split}", split).split("/")
-    fixed = next((n for n, part in enumerate(parts) if re.search(r"[*?{]", part)), len(parts) - 1)
-    folder, rest = root.joinpath(*parts[:fixed]), "/".join(parts[fixed:])
-    tokens = re.split(r"(\{stem\}|\*\*/|\*|\?)", rest)
-    expression = "".join(WILDCARDS.get(token, re.escape(token)) for token in tokens)
-    found = dict[str, Path]()
-    for path in sorted(folder.rglob("[!.]*")):
-        below = path.relative_to(folder).as_posix()
-        if (fits := re.fullmatch(expression, below)) and path.is_file():
-            stem = fits["stem"] if "{stem}" in rest else below.removesuffix(path.suffix)
-            if stem in found:
-                refuse("images", f"{found[stem]} and {path} share a stem; narrow the pattern")
-            found[stem] = path
-    if not found:
-        refuse("images", f"no file fits {pattern!r} below {root.absolute()}; correct the pattern")
-    return found
-
-
-def listed(root: Path, pattern: str, split: str, path: Path) -> dict[str, Path]:
-    """The images that a text file of stems names."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    if not (stems := [line.strip() for line in lines if line.strip()]):
-        refuse("split", f"{path} is missing or empty; write one stem per line, or give a fraction")
-    found = match(root, pattern, split)
-    if unknown := [stem for stem in stems if stem not in found]:
-        refuse("split", f"{path} names {unknown[0]!r}, but no image fits; correct the list")
-    return {stem: found[stem] for stem in stems}
-
-
-def divide(found: dict[str, Path], split: Any) -> dict[str, dict[str, Path]]:
-    """Stems in the order of their hashes with the seed, so that the order of files is no matter."""
-    shares = dict(checked("split", split, dict[StrictStr, float], SPLITS))
-    seed = checked("split, seed", split.get("seed", 0), StrictInt, "0")
-    shares.pop("seed", None)
-    checked("split", shares, dict[str, Annotated[float, Gt(0), Lt(1)]], SPLITS)
-    counts = {name: max(1, round(share * len(found))) for name, share in shares.items()}
-    if "train" in counts or sum(counts.values()) >= len(found):
-        refuse("split", f"{split} must leave some of {len(found)} images to train; lower it")
-    drawn = iter(sorted(found, key=lambda stem: hashlib.sha256(f"{seed}/{stem}".encode()).digest()))
-    parts = {name: list(islice(drawn, count)) for name, count in counts.items()}
-    parts = {"train": list(drawn), **parts}
-    return {name: {stem: found[stem] for stem in part} for name, part in parts.items()}

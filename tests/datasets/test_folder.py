@@ -206,6 +206,8 @@ def test_255_made_up_colours_are_distinct_and_keep_off_the_given_ones(root):
         ({"classes": {"soil": 256}}, "class soil: 256 does not fit"),
         ({"classes": {"soil": "0"}}, "class soil: '0' does not fit"),
         ({"classes": []}, "classes: there are 0"),
+        ({"classes": {"soil": 0, "leaf": []}}, "class leaf: nothing stands for it"),
+        ({"classes": {"soil": []}, "encoding": "colour"}, "class soil: nothing stands for it"),
         ({"classes": ["soil", "soil"]}, "a name stands twice"),
         ({"classes": ["soil"], "encoding": "colour"}, "classes: .* does not fit"),
         ({"classes": {"soil": 3}, "encoding": "colour"}, r"class soil: 3 .*\[99, 0, 0\]"),

@@ -3,6 +3,8 @@ import io
 import json
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from segcore import preparation
 from segcore.datasets import build_dataset
 from segcore.datasets.folder import Folder
 from segcore.errors import InputError
-from segcore.preparation import plan_shards, prepare
+from segcore.preparation import Survey, images, prepare, processes, tasks
+from segcore.preparation import survey as preparation
 from segcore.shards import Manifest, ShardReader
+from segcore.tables import DatasetTable
 from segcore.types import IGNORE
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COUNTS = {"train": 9, "val": 4}
 TRAIN_IDS = {10: 0, 11: 0, 20: 1, 30: 2, 255: IGNORE}
 """Raw label value -> train id, as ``options_of`` states it."""
@@ -68,9 +71,13 @@ def dataset_of(raw: Path, **changes: Any) -> Folder:
     return dataset
 
 
-def prepared(dataset: Folder, folder: Path, **options: Any) -> list[int]:
-    work, options = folder / "work", {"images_per_shard": 4, "processes": 1} | options
-    return list(prepare("toy", dataset, Path(), folder / "out", work, **options))
+def prepared(dataset: Folder, folder: Path, **keys: Any) -> list[int]:
+    table = DatasetTable.model_validate({"images_per_shard": 4} | keys)
+    return list(prepare("toy", dataset, Path(), folder / "out", folder / "work", table))
+
+
+def surveyed(dataset: Folder, folder: Path, **keys: Any) -> Survey:
+    return Survey("toy", dataset, Path(), DatasetTable.model_validate(keys), folder)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -177,15 +184,16 @@ def test_rgb_files_are_stored_as_they_are(raw, tmp_path):
 def test_one_process_and_two_and_again_give_the_same_bytes(raw, tmp_path, monkeypatch):
     for name in ("first", "again"):
         prepared(dataset_of(raw), tmp_path / name)
-    monkeypatch.setattr(preparation, "IMAGES_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(preparation, "IMAGES_WORTH_A_PROCESS", 6)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
     pools = []
-    executor = preparation.ProcessPoolExecutor
+    executor = processes.ProcessPoolExecutor
     monkeypatch.setattr(
-        preparation,
+        processes,
         "ProcessPoolExecutor",
         lambda count, **options: pools.append(count) or executor(count, **options),
     )
-    done = prepared(dataset_of(raw), tmp_path / "two", processes=2)
+    done = prepared(dataset_of(raw), tmp_path / "two")
     assert pools == [2]
     assert sorted(done) == [3, 3, 3, 4, 13]
     first = contents(tmp_path / "first/out")
@@ -195,8 +203,9 @@ def test_one_process_and_two_and_again_give_the_same_bytes(raw, tmp_path, monkey
 
 
 def test_few_images_are_not_worth_a_process(raw, tmp_path, monkeypatch):
-    monkeypatch.delattr(preparation, "ProcessPoolExecutor")
-    assert prepared(dataset_of(raw), tmp_path, processes=8)[0] == 13
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
+    monkeypatch.delattr(processes, "ProcessPoolExecutor")
+    assert prepared(dataset_of(raw), tmp_path)[0] == 13
 
 
 def test_a_new_run_replaces_the_old_output(raw, tmp_path):
@@ -212,8 +221,9 @@ def test_a_new_run_replaces_the_old_output(raw, tmp_path):
 KILLED = """
 import json, os, sys
 from pathlib import Path
-from segcore import preparation
+from segcore.preparation import survey as preparation
 from segcore.datasets import build_dataset
+from segcore.tables import DatasetTable
 
 def main():
     folder, options, blocked, processes = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
@@ -221,9 +231,10 @@ def main():
     blocked = Path(blocked)
     blocked.rename(blocked.with_suffix(".kept"))
     os.mkfifo(blocked)  # whoever opens it waits for ever
-    preparation.IMAGES_WORTH_A_PROCESS = 1
+    preparation.IMAGES_WORTH_A_PROCESS = 1 if processes > 1 else 1000
+    os.sched_getaffinity = lambda _: range(processes)
     for count in preparation.prepare("toy", dataset, Path(), folder / "out", folder / "work",
-                                     images_per_shard=4, processes=processes):
+                                     DatasetTable(images_per_shard=4)):
         print(count, flush=True)
 
 if __name__ == "__main__":
@@ -263,6 +274,7 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
 
 
 def children_of(parent: int) -> list[int]:
+    """And their children, and so on."""
     found = list[int]()
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -270,7 +282,8 @@ def children_of(parent: int) -> list[int]:
         except OSError:  # ended meanwhile
             continue
         if int(fields[1]) == parent and fields[0] != "Z":
-            found.append(int(status.parent.name))
+            child = int(status.parent.name)
+            found += [child, *children_of(child)]
     return found
 
 
@@ -295,7 +308,7 @@ def test_a_killed_run_continues_with_the_same_bytes(raw, tmp_path):
 @pytest.mark.long
 def test_processes_end_with_their_killed_parent(raw, tmp_path):
     family = killed(raw, tmp_path, raw / "val/09.png", processes=2, shards=3)
-    assert len(family) >= 3
+    assert len(family) >= 5, "itself, two servers, two workers"
     try:
         wait_for(lambda: not any(is_running(pid) for pid in family))
     finally:
@@ -315,16 +328,17 @@ def is_running(pid: int) -> bool:
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_killed_worker_is_told(raw, tmp_path, monkeypatch):
-    class Breaking(preparation.ProcessPoolExecutor):
+    class Breaking(processes.ProcessPoolExecutor):
         def submit(self, function: Any, *arguments: Any) -> Any:
             return super().submit(os._exit, 9)
 
     fork = multiprocessing.get_context("fork")  # starts at once
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
-    monkeypatch.setattr(preparation, "ProcessPoolExecutor", Breaking)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", Breaking)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
     monkeypatch.setattr(preparation, "IMAGES_WORTH_A_PROCESS", 1)
     with pytest.raises(InputError, match=r"was killed; was memory short.*finished shards are kept"):
-        prepared(dataset_of(raw), tmp_path, processes=2)
+        prepared(dataset_of(raw), tmp_path)
 
 
 def half_done(raw: Path, folder: Path) -> Folder:
@@ -335,15 +349,15 @@ def half_done(raw: Path, folder: Path) -> Folder:
     label.write_bytes(b"")
     assert len(problems(dataset, folder)) == 2
     label.write_bytes(whole)
-    assert len(list((folder / "work").glob("*.parquet"))) == 3
+    assert len(list((folder / "work").glob("*.json"))) == 3
     return dataset
 
 
 def rewritten(dataset: Folder, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The shards that a second run does not take over."""
-    names, write = list[str](), preparation.write_shard
+    names, write = list[str](), tasks.write_shard
     monkeypatch.setattr(
-        preparation,
+        tasks,
         "write_shard",
         lambda path, *rest: names.append(path.name) or write(path, *rest),
     )
@@ -448,28 +462,33 @@ def test_a_failed_run_succeeds_once_mended(raw, tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh/out")
 
 
-def test_splits_that_are_not_whole_are_refused(raw, tmp_path):
+def test_what_is_wrong_with_splits_stands_in_the_same_list(raw, tmp_path):
     dataset = dataset_of(raw)
-    dataset.split_sizes = {"train": 9, "val": 5}
-    with pytest.raises(InputError, match="split val has 4 images, 5 expected; complete the raw"):
-        plan_shards(dataset, Path(), tmp_path, 4)
-    dataset._pairs["val"] = []
-    dataset.split_sizes = {}
-    with pytest.raises(InputError, match="split val has 0 images, some expected"):
-        plan_shards(dataset, Path(), tmp_path, 4)
-
-
-def test_an_image_in_two_splits_is_refused(raw, tmp_path):
-    dataset = dataset_of(raw)
+    dataset.split_sizes = {"train": 9, "val": 6}
     dataset._pairs["val"][2] = dataset._pairs["train"][3]
-    with pytest.raises(InputError, match=r"03\.jpg is in split train and again in val; keep it"):
-        plan_shards(dataset, Path(), tmp_path, 4)
+    dataset._pairs["val"].append(dataset._pairs["val"][1]._replace(image=raw / "train/05.jpg"))
+    dataset._pairs["test"] = []
+    (raw / "train/04.jpg").write_bytes(b"")
+    told = "\n".join(problems(dataset, tmp_path))
+    assert "split val has 5 images, 6 expected; complete the raw files" in told
+    assert "split test has 0 images, some expected" in told
+    assert "03.jpg is in split train and again in val; keep it in one place" in told
+    assert "05.jpg is in split train and again in val" in told
+    assert "train/04.jpg (0 bytes) is no image" in told
+    assert "train/05.jpg is 17x14 pixels but its labels" in told
+
+
+def test_a_name_that_stands_twice_is_refused(raw, tmp_path):
+    dataset = dataset_of(raw)
+    dataset._pairs["train"][3] = dataset._pairs["train"][3]._replace(id="02")
+    (_, line) = problems(dataset, tmp_path)
+    assert line.endswith("train/03.jpg: split train has the name 02 twice")
 
 
 @pytest.mark.parametrize("per_shard", [1, 2, 4, 5, 9, 100])
 def test_shards_share_the_images_evenly(raw, tmp_path, per_shard):
-    tasks = plan_shards(dataset_of(raw), Path(), tmp_path, per_shard)
-    train = [task for task in tasks if task.split == "train"]
+    survey = surveyed(dataset_of(raw), tmp_path, images_per_shard=per_shard)
+    train = [task for task in survey.tasks if task.split == "train"]
     sizes = [len(task.pairs) for task in train]
     assert max(sizes) <= per_shard
     assert max(sizes) - min(sizes) <= 1
@@ -537,8 +556,8 @@ def test_every_kind_of_image_becomes_rgb(raw, tmp_path, kind):
     stored = table.column("image")[0].as_py()
     with Image.open(io.BytesIO(stored)) as image:
         assert image.mode == "RGB"
-        assert image.format in ("PNG", "JPEG", "MPO")
-    kept = kind in ("orientation in EXIF", "two pictures")  # JPEG, and RGB already
+        assert image.format in ("PNG", "JPEG", "MPO", "WEBP")
+    kept = kind in ("orientation in EXIF", "two pictures", "WebP")  # RGB already
     assert (stored == content) == kept
 
 
@@ -578,3 +597,205 @@ def test_sixteen_bits_are_refused(raw, tmp_path, mode):
     (_, line) = problems(dataset_of(raw), tmp_path)
     assert f"{raw}/train/00.jpg cannot be decoded: 8 bits per channel are expected" in line
     assert f"this is {mode}, 16 bits" in line
+
+
+def rgb_tiff_of_16_bits() -> bytes:
+    """By hand: TIFF 6.0, one strip, little endian; Pillow would drop the lower bytes."""
+    import struct
+
+    samples = PIXELS.astype("<u2").tobytes()
+    fields = [(256, 3, 1, 16), (257, 3, 1, 12), (258, 3, 3, 8 + len(samples)), (259, 3, 1, 1)]
+    fields += [(262, 3, 1, 2), (273, 4, 1, 8), (277, 3, 1, 3), (278, 3, 1, 12)]
+    fields += [(279, 4, 1, len(samples))]
+    entries = b"".join(struct.pack("<HHII", *entry) for entry in fields)
+    bits = struct.pack("<HHH", 16, 16, 16)
+    head = b"II*\0" + struct.pack("<I", 8 + len(samples) + len(bits))
+    return head + samples + bits + struct.pack("<H", len(fields)) + entries + b"\0\0\0\0"
+
+
+def test_sixteen_bits_of_colour_in_a_tiff_are_refused(raw, tmp_path):
+    (raw / "train/00.jpg").write_bytes(rgb_tiff_of_16_bits())
+    with Image.open(raw / "train/00.jpg") as image:
+        assert image.mode == "RGB", "Pillow reads it without a word"
+    (_, line) = problems(dataset_of(raw), tmp_path)
+    assert f"{raw}/train/00.jpg cannot be decoded: 8 bits per channel are expected" in line
+    assert "this is RGB, 16 bits" in line
+
+
+def test_an_image_beyond_all_measure_is_refused_unless_something_is_said(
+    raw, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(images, "MOST_PIXELS", 16 * 12)
+    dataset = dataset_of(raw)
+    lines = problems(dataset, tmp_path)[1:]
+    assert len(lines) == 10
+    assert lines[0].endswith("has more than 192 pixels; set max_side or tile to use it")
+    prepared(dataset, tmp_path, max_side=16)
+    entry = manifest_of(tmp_path)["splits"]["train"]
+    assert entry["largest"] == [14, 16]
+
+
+# --- the audit, and what is asked of the images --------------------------------------------------
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "out/manifest.json").read_text())
+
+
+def test_the_audit_stands_in_the_manifest(raw, tmp_path):
+    prepared(dataset_of(raw), tmp_path)
+    manifest = manifest_of(tmp_path)
+    assert manifest["treatment"]["image_format"] == "keep"
+    assert manifest["skipped"] == []
+    assert manifest["same_pictures"] == {"across_splits": 0, "within_splits": 0, "first": []}
+    val = manifest["splits"]["val"]
+    assert val["absent"] == ["never"]
+    assert val["unlabelled"] == ["12"]
+    assert val["ignored"] == pytest.approx(
+        val["void_pixels"] / (val["void_pixels"] + sum(val["pixels"])), abs=1e-6
+    )
+    assert sum(images for *_, images in val["commonest_sizes"]) == 4
+    assert {(height, width) for height, width, _ in val["commonest_sizes"]} == {
+        (12 + number % 3, 16 + number % 2) for number in range(9, 13)
+    }
+    for weights in val["class_weights"].values():
+        assert len(weights) == 4
+
+
+def test_the_same_picture_in_two_splits_of_ones_own_is_refused(raw, tmp_path):
+    for source, copy in (("train/04", "val/09"), ("train/05", "train/08")):
+        with Image.open(raw / f"{source}.jpg") as picture:
+            picture.save(raw / f"{copy}.jpg", "BMP")  # the same pixels in other bytes
+            save(raw / f"{copy}.png", np.full(picture.size[::-1], 20, np.uint8))
+    head, line = problems(dataset_of(raw), tmp_path)
+    assert head.startswith("dataset toy: 1 problem(s)")
+    assert line.strip() == (
+        "the same picture stands in several splits: 04 of train, 09 of val; keep it in one"
+    )
+    published = dataset_of(raw)
+    published.copies_across_splits = "tell"
+    prepared(published, tmp_path)
+    assert manifest_of(tmp_path)["same_pictures"] == {
+        "across_splits": 1,
+        "within_splits": 1,
+        "first": [[["train", "04"], ["val", "09"]], [["train", "05"], ["train", "08"]]],
+    }
+
+
+def test_a_run_killed_while_it_drew_pictures_keeps_its_shards(raw, tmp_path, monkeypatch):
+    def die(folder: Path) -> None:
+        (folder / "half.png").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    dataset = dataset_of(raw)
+    table, given = DatasetTable(images_per_shard=4), whole_of(dataset, raw, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        list(prepare(*given, table, illustrate=die))
+    assert not (tmp_path / "out").exists()
+    assert rewritten(dataset, tmp_path, monkeypatch) == []
+    prepared(dataset_of(raw), tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole/out")
+
+
+def test_bad_samples_are_left_out_where_that_is_allowed(raw, tmp_path):
+    dataset = dataset_of(raw)
+    (raw / "train/03.jpg").write_bytes(b"")
+    (raw / "val/11.png").unlink()
+    head, *lines = problems(dataset, tmp_path, skip_bad=1)
+    assert head.endswith("nothing was prepared (skip_bad allows 1 of these 2)")
+    assert len(lines) == 2
+    list(prepare(*whole_of(dataset, raw, tmp_path), DatasetTable(skip_bad=2, images_per_shard=4)))
+    manifest = manifest_of(tmp_path)
+    assert manifest["treatment"]["skip_bad"] == 2
+    assert manifest["skipped"] == [
+        {"split": "train", "id": "03", "reason": "train/03.jpg (0 bytes) is no image"},
+        {"split": "val", "id": "11", "reason": "val/11.png is missing"},
+    ]
+    assert [entry["images"] for entry in manifest["splits"].values()] == [8, 3]
+    ids = [sample.id for sample in ShardReader(str(tmp_path / "out"), "train")]
+    assert ids == [f"{number:02d}" for number in range(9) if number != 3]
+
+
+def test_a_shard_or_a_split_that_is_bad_throughout(raw, tmp_path):
+    dataset = dataset_of(raw)
+    for number in (0, 1, 2):
+        (raw / f"train/{number:02d}.jpg").write_bytes(b"")
+    prepared(dataset, tmp_path, skip_bad=3)
+    assert [shard["rows"] for shard in manifest_of(tmp_path)["splits"]["train"]["shards"]] == [3, 3]
+    assert sorted(contents(tmp_path / "out")) == [
+        "manifest.json",
+        "train-00001-of-00003.parquet",
+        "train-00002-of-00003.parquet",
+        "val-00000-of-00001.parquet",
+    ]
+    shutil.rmtree(tmp_path / "out")
+    for path in (raw / "val").glob("*.png"):
+        path.write_bytes(b"")
+    _, line = problems(dataset, tmp_path, skip_bad=9)
+    assert line.strip() == "split val has no sample left; mend some"
+
+
+def whole_of(dataset: Folder, raw: Path, folder: Path) -> tuple[str, Folder, Path, Path, Path]:
+    return "toy", dataset, raw, folder / "out", folder / "work"
+
+
+def test_a_full_disk_is_told(raw, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    aside = work / f".train-00001-of-00003.parquet.{os.getpid()}.part"
+    aside.symlink_to("/dev/full")
+    said = f"no space left below {work}; make room and run it again; what is complete is kept"
+    with pytest.raises(InputError, match=re.escape(said)):
+        prepared(dataset_of(raw), tmp_path)
+    assert {path.name for path in work.iterdir()} == {
+        "train-00000-of-00003.json",
+        "train-00000-of-00003.parquet",
+    }
+    assert not (tmp_path / "out").exists()
+    prepared(dataset_of(raw), tmp_path)
+    prepared(dataset_of(raw), tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole/out")
+
+
+def test_treated_images_are_stored_and_recorded(raw, tmp_path):
+    keys = {"max_side": 15, "image_format": "jpeg", "tile": {"size": [8, 10], "overlap": 2}}
+    prepared(dataset_of(raw), tmp_path, **keys)
+    manifest = manifest_of(tmp_path)
+    assert manifest["treatment"] == {**keys, "skip_bad": 0}
+    entry = manifest["splits"]["val"]
+    reader = ShardReader(str(tmp_path / "out"), "val")
+    assert entry["images"] == len(reader) == 4 * 4
+    assert entry["largest"] == [8, 10]
+    assert entry["overlap_pixels"] > 0
+    plain = tmp_path / "plain"
+    prepared(dataset_of(raw), plain, max_side=15)
+    whole = manifest_of(plain)["splits"]["val"]
+    for key in ("pixels", "void_pixels"):
+        assert entry[key] == whole[key]
+    assert whole["overlap_pixels"] == 0
+    for row in pq.read_table(tmp_path / "out/val-00000-of-00001.parquet").to_pylist():
+        assert Image.open(io.BytesIO(row["image"])).format == "JPEG"
+
+
+def test_a_picture_that_its_format_cannot_hold_is_one_problem(raw, tmp_path):
+    save(raw / "train/00.jpg", np.zeros((1, 16400, 3), np.uint8))
+    save(raw / "train/00.png", np.full((1, 16400), 20, np.uint8))
+    (_, line) = problems(dataset_of(raw), tmp_path, image_format="webp")
+    assert "train/00.jpg cannot be stored: webp holds at most 16383 pixels a side" in line
+
+
+def test_pictures_are_drawn_before_the_folder_takes_its_place(raw, tmp_path):
+    def draw(folder: Path) -> None:
+        assert Manifest.read(str(folder)).dataset == "toy"
+        assert len(ShardReader(str(folder), "train")) == 9
+        assert not (tmp_path / "out").exists()
+        (folder / "sheet.png").write_bytes(b"picture")
+
+    dataset, out, work = dataset_of(raw), tmp_path / "out", tmp_path / "work"
+    list(prepare("toy", dataset, Path(), out, work, illustrate=draw))
+    assert sorted(contents(out)) == [
+        "manifest.json",
+        "sheet.png",
+        "train-00000-of-00001.parquet",
+        "val-00000-of-00001.parquet",
+    ]

@@ -1,0 +1,67 @@
+"""Ray tasks that prepare shards, on whichever node is free."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipelines.cluster.connection import connected
+from segcore.errors import InputError
+
+
+def on_cluster(
+    function: Callable[[Any], Any], tasks: Sequence[Any], most: int
+) -> Iterator[tuple[Any, Any]]:
+    """Calls ``function`` on each task, on any node of the cluster that RAY_ADDRESS names.
+
+    ``most``, a number of processes, is for one machine. Raises InputError where a node does not
+    see this folder, and what the function raises.
+    """
+    with connected():
+        _check_shared_disk(Path.cwd())
+        remote = ray.remote(num_cpus=1, max_retries=2)(function)
+        waiting = {remote.remote(task): task for task in tasks}
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1)
+            for reference in ready:
+                yield waiting.pop(reference), _result(reference)
+
+
+def _result(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, InputError) else error from None
+    except OutOfMemoryError:
+        remedy = "prepare it on nodes with more, or unset RAY_ADDRESS; finished shards are kept"
+        raise InputError(f"a node ran out of memory while it prepared images; {remedy}") from None
+    except RayError as error:
+        first = str(error).partition("\n")[0]
+        raise InputError(f"a Ray task was lost ({first}); finished shards are kept") from None
+
+
+def _is_there(path: str) -> bool:
+    return Path(path).exists()
+
+
+def _check_shared_disk(folder: Path) -> None:
+    """Raises InputError that names the nodes where raw files and shards would not be found."""
+    with NamedTemporaryFile(dir=folder, prefix=".seen-by-all-nodes-") as probe:
+        sees = ray.remote(num_cpus=0)(_is_there)
+        answers = {
+            node["NodeName"]: sees.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(probe.name)
+            for node in ray.nodes()
+            if node["Alive"]
+        }
+        blind = sorted(name for name, answer in answers.items() if not ray.get(answer))
+    if blind:
+        raise InputError(
+            f"{folder} is not on {', '.join(blind)}: prepare needs a disk that all nodes share; "
+            "unset RAY_ADDRESS to prepare on this machine alone"
+        )
