@@ -16,6 +16,7 @@ from pipelines.registration import origin_of, register
 from pipelines.stage import run_stage
 from pipelines.takeover import METRICS, take_over
 from pipelines.tracking import Mirror, Store, open_store
+from pipelines.waiting import DataWait
 from segcore.checkpoints import Checkpoint
 from segcore.files import hash_of, written_whole
 from segcore.params import Run
@@ -59,12 +60,14 @@ def _train(
         stack.enter_context(cluster.cluster(run))
         stack.enter_context(store.system_metrics(run_id))
         bar = stack.enter_context(progress(f"train {key}", run.steps, "steps"))
-        note = {"loss": "", "miou": ""}
+        note, wait = {"loss": "", "miou": ""}, DataWait(run)
 
         def show(event: dict[str, Any]) -> None:
             for figure in note.keys() & event.keys():
                 note[figure] = f"{figure} {event[figure]:.3f}"
             bar.advance(event["event"] == "step", " ".join(filter(None, note.values())))
+            if hint := wait.hint(event):
+                print(hint, flush=True)
 
         metrics = project.work / name / METRICS
         stack.enter_context(Mirror(store, run_id, metrics, on_event=show))

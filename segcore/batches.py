@@ -62,36 +62,65 @@ class RankSteps:
             yield list(range(step * self.batch_size + first, step * self.batch_size + last))
 
 
+class Batches:
+    """A loader's batches, in order, as often as they are asked for.
+
+    Raises InputError with one line of cause and remedy where a loader worker fails or dies.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from self.loader
+        except InputError as error:  # from a worker: its own words stand behind its traceback
+            said = str(error).rpartition(f"{InputError.__module__}.{InputError.__name__}: ")[2]
+            raise InputError(said.strip()) from None
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise InputError(
+                f"a loader worker is dead ({error}); where memory or shared memory (/dev/shm) "
+                f"ran short, lower loader_workers (now {self.loader.num_workers}) or batch_size"
+            ) from None
+
+
 def training_batches(
     stream: TrainingStream, positions: RankSteps, *, loader_workers: int = 0
-) -> DataLoader[Any]:
+) -> Batches:
     """One batch per step, this rank's share of it."""
-    return DataLoader(
-        stream,
+    return _loaded(stream, positions, loader_workers)
+
+
+def evaluation_batches(
+    reader: ShardReader, *, rank: int = 0, ranks: int = 1, loader_workers: int = 0
+) -> Batches:
+    """Every image of the split exactly once over all ranks, one by one, at its own size."""
+    return _loaded(reader, [[index] for index in range(rank, len(reader), ranks)], loader_workers)
+
+
+def _loaded(samples: Any, positions: Any, loader_workers: int) -> Batches:
+    loader = DataLoader(
+        samples,
         batch_sampler=positions,
         collate_fn=collate,
         num_workers=loader_workers,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_one_thread,
+        persistent_workers=loader_workers > 0,  # a validation comes again and again
     )
-
-
-def evaluation_batches(
-    reader: ShardReader, *, rank: int = 0, ranks: int = 1, loader_workers: int = 0
-) -> DataLoader[Any]:
-    """Every image of the split exactly once over all ranks, one by one, at its own size."""
-    return DataLoader(
-        reader,  # pyright: ignore[reportArgumentType]
-        batch_sampler=[[index] for index in range(rank, len(reader), ranks)],
-        collate_fn=collate,
-        num_workers=loader_workers,
-        worker_init_fn=_one_thread,
-    )
+    return Batches(loader)
 
 
 def collate(samples: list[Sample]) -> Batch:
+    """Images stay pixel by pixel in memory (channels last), as they are decoded."""
     ids, images, labels = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.stack(labels), ids)
+    pixels = torch.stack([image.permute(1, 2, 0) for image in images])
+    return Batch(pixels.permute(0, 3, 1, 2), torch.stack(labels), ids)
 
 
 def _one_thread(_: int) -> None:

@@ -63,10 +63,15 @@ class Run(Table):
     micro_batch: Positive | None = None
     """The most images a worker takes through the network at once; the rest accumulates."""
     crop: Size
+    resize: Positive | Size | None = None
+    """First of all, to this short side or stretched to this size; see ``Augmentation``."""
     scale: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]] = (0.5, 2.0)
+    aspect: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]] = (1.0, 1.0)
+    rotation: Annotated[float, Ge(0), Le(180)] = 0.0
     flip: Share = 0.5
     max_class_share: Annotated[float, Gt(0), Le(1)] = 0.75
     photometric: bool = True
+    brightness: Annotated[int, Ge(0), Le(255)] = 0
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Annotated[float, Gt(0)] = 0.01
@@ -96,6 +101,8 @@ class Run(Table):
     threads: Positive = 1
     """CPU cores, and torch threads, of a worker."""
     loader_workers: Annotated[int, Ge(0)] = 0
+    decoded_cache: Annotated[float, Ge(0)] = 0.0
+    """The most GB (10^9 bytes) of decoded images that this machine's disk keeps for all rows."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     sync_batchnorm: bool = True
     channels_last: bool = True
@@ -113,8 +120,10 @@ class Run(Table):
     def _consistent(self) -> "Run":
         if self.workers > self.batch_size:
             raise ValueError(f"batch_size {self.batch_size} is less than {self.workers} workers")
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale {self.scale} runs backwards")
+        for name in ("scale", "aspect"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} {(low, high)} runs backwards")
         return self
 
     def fingerprint(self) -> str:

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from segcore.backbones import build_backbone
 from segcore.batches import RankSteps, TrainingStream, evaluation_batches, training_batches
 from segcore.checkpoints import Checkpoint
+from segcore.decoded_cache import open_reader
 from segcore.distributed import rank, world_size
 from segcore.errors import InputError
 from segcore.evaluation import evaluate
@@ -174,8 +175,13 @@ def _training_batches(run: Run, shards: str, classes: ClassTable, start: int) ->
         flip=run.flip,
         photometric=run.photometric,
         mirror=classes.mirror,
+        resize=run.resize,
+        aspect=run.aspect,
+        rotation=run.rotation,
+        brightness=run.brightness,
     )
-    stream = TrainingStream(ShardReader(shards, "train"), augmentation, run.seed)
+    reader = open_reader(shards, "train", run.decoded_cache)
+    stream = TrainingStream(reader, augmentation, run.seed)
     positions = RankSteps(start, run.steps, run.batch_size, rank(), world_size())
     return training_batches(stream, positions, loader_workers=run.loader_workers)
 
@@ -183,12 +189,14 @@ def _training_batches(run: Run, shards: str, classes: ClassTable, start: int) ->
 def _validation(run: Run, shards: str, num_classes: int) -> Callable[[nn.Module], Scores]:
     """Scores a network on the split ``val``, else the row's first one, each worker its slice."""
     split = "val" if "val" in Manifest.read(shards).splits else run.splits[0]
-    reader = ShardReader(shards, split)
+    batches = evaluation_batches(
+        ShardReader(shards, split),
+        rank=rank(),
+        ranks=world_size(),
+        loader_workers=run.loader_workers,
+    )
 
     def validate(network: nn.Module) -> Scores:
-        batches = evaluation_batches(
-            reader, rank=rank(), ranks=world_size(), loader_workers=run.loader_workers
-        )
         return evaluate(network, batches, num_classes)
 
     return validate

@@ -5,7 +5,6 @@ train ids, row by row, under zstd), ``height``, ``width``. The class table stand
 metadata and in ``manifest.json``, so nothing downstream needs to know the dataset.
 """
 
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -19,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 
 from segcore.copies import Source, source_of
+from segcore.decoding import decode
 from segcore.errors import InputError, suggestion
 from segcore.files import written_whole
 from segcore.storage import Ranges, is_local, path_of, read_bytes
@@ -144,11 +143,15 @@ class ShardReader:
         return {key: value for key, value in vars(self).items() if key != "_files"}
 
     def __getitem__(self, index: int) -> Sample:
+        shard, row = self.place_of(index)
+        return self._file(shard).sample(row)
+
+    def place_of(self, index: int) -> tuple[int, int]:
+        """The number of its shard, and its row there."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         shard = int(np.searchsorted(self.ends, index, side="right"))
-        row = index - (int(self.ends[shard - 1]) if shard else 0)
-        return self._file(shard).sample(row)
+        return shard, index - (int(self.ends[shard - 1]) if shard else 0)
 
     @cached_property
     def _files(self) -> dict[tuple[int, int], "_OpenShard"]:
@@ -185,8 +188,7 @@ class _OpenShard:
             name, encoded, raw, height, width = (column[row - first] for column in table.columns)
             values = np.frombuffer(raw.as_buffer(), np.uint8).copy()  # writable, and its own
             labels = torch.from_numpy(values).view(height.as_py(), width.as_py())
-            with Image.open(io.BytesIO(encoded.as_buffer())) as image:
-                pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            pixels = torch.from_numpy(decode(encoded.as_buffer())).permute(2, 0, 1)
             return Sample(name.as_py(), pixels, labels)
 
     @contextmanager

@@ -1,37 +1,55 @@
-"""Pure functions of (image, labels, generator). Images are uint8 RGB, 0 to 255.
+"""Pure functions of (image, labels, generator): what a training sample becomes.
 
 A training crop is drawn first and only its window of the source is resized: the same pixels as
 resizing the whole image and cropping, without computing those that are thrown away.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import cos, radians, sin, sqrt
 
+import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float64, UInt8
 from torch import Tensor
 
+from segcore.pixels import (
+    PADDING,
+    Image,
+    LabelMap,
+    NewImage,
+    NewLabelMap,
+    flip,
+    image_of,
+    largest_share,
+    pad,
+    photometric_distortion,
+    pixels_of,
+    resize_image,
+    resize_labels,
+    shift_brightness,
+)
 from segcore.types import IGNORE, Images, Sample
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
-PADDING = (124, 116, 104)
-"""The mean, so that padded pixels are 0 once normalised."""
-
-Image = UInt8[Tensor, "3 h w"]
-LabelMap = UInt8[Tensor, "h w"]
-NewImage = UInt8[Tensor, "3 new_h new_w"]
-NewLabelMap = UInt8[Tensor, "new_h new_w"]
+DRAWS = 10
+"""How many crops are drawn at most until no class has too much of one."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a training sample, in this order: scale and crop, flip, colours.
+    """What happens to a training sample, in this order: resize, scale, turn and crop, flip,
+    colours. Sizes are (height, width) in pixels.
 
-    ``scale`` is the range of the random resize, ``max_class_share`` the largest share of the
-    labelled pixels of a crop that one class may have before another crop is drawn (10 draws),
-    ``mirror`` the class that each class becomes in a mirrored image.
+    ``resize`` is the length that the short side gets, or a size that the image is stretched to.
+    ``scale`` and ``aspect`` are ranges: of the factor of both sides, and of the width over the
+    height that it is distorted by. ``rotation`` is the most degrees that every second image is
+    turned by. ``max_class_share`` is the largest share of the labelled pixels of a crop that one
+    class may have before another crop is drawn (10 draws). ``flip`` is a probability, ``mirror``
+    the class that each class becomes in a mirrored image, ``brightness`` the most levels that are
+    added or taken away.
     """
 
     crop: tuple[int, int]
@@ -40,34 +58,114 @@ class Augmentation:
     flip: float = 0.5
     photometric: bool = True
     mirror: tuple[int, ...] = ()
+    resize: int | tuple[int, int] | None = None
+    aspect: tuple[float, float] = (1.0, 1.0)
+    rotation: float = 0.0
+    brightness: int = 0
 
     def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
         image, labels = random_crop(sample.image, sample.labels, generator, self)
         if generator.random() < self.flip:
-            image, labels = image.flip(-1), swap_sides(labels.flip(-1), self.mirror)
+            image, labels = flip(image, labels, self.mirror)
+        if self.brightness:
+            image = shift_brightness(image, generator, self.brightness)
         if self.photometric:
             image = photometric_distortion(image, generator)
         return Sample(sample.id, image, labels)
 
 
+@dataclass(frozen=True)
+class Window:
+    """A part of the source, resized to ``size``."""
+
+    rows: slice
+    columns: slice
+    size: tuple[int, int]
+
+    def image(self, source: Image) -> NewImage:
+        return resize_image(source[:, self.rows, self.columns], self.size)
+
+    def labels(self, source: LabelMap) -> NewLabelMap:
+        return resize_labels(source[self.rows, self.columns], self.size)
+
+
+@dataclass(frozen=True)
+class TurnedWindow:
+    """``size`` pixels; ``places`` @ (x, y, 1) is where pixel (x, y) lies in the source."""
+
+    places: Float64[np.ndarray, "2 3"]
+    size: tuple[int, int]
+
+    def image(self, source: Image) -> NewImage:
+        return image_of(self._taken(pixels_of(source), cv2.INTER_LINEAR, PADDING))
+
+    def labels(self, source: LabelMap) -> NewLabelMap:
+        return torch.from_numpy(self._taken(source.numpy(), cv2.INTER_NEAREST, (IGNORE,)))
+
+    def _taken(self, source: np.ndarray, how: int, outside: tuple[int, ...]) -> np.ndarray:
+        flags, border = how | cv2.WARP_INVERSE_MAP, cv2.BORDER_CONSTANT
+        return cv2.warpAffine(source, self.places, self.size[::-1], None, flags, border, outside)
+
+
 def random_crop(
     image: Image, labels: LabelMap, generator: np.random.Generator, how: Augmentation
 ) -> tuple[NewImage, NewLabelMap]:
-    """A crop of the image resized by a random factor; padded where the image ends."""
-    factor = generator.uniform(*how.scale)
-    height, width = labels.shape
-    window_height, new_height = _window(height, how.crop[0], factor)
-    window_width, new_width = _window(width, how.crop[1], factor)
-    rows = columns = slice(0)
-    for _ in range(10):
-        top = int(generator.integers(height - window_height + 1))
-        left = int(generator.integers(width - window_width + 1))
-        rows, columns = slice(top, top + window_height), slice(left, left + window_width)
-        if how.max_class_share == 1 or largest_share(labels[rows, columns]) <= how.max_class_share:
+    """A crop of the resized and perhaps turned image; padded where that ends."""
+    drawn = _windows(tuple(labels.shape), generator, how)
+    place = drawn()
+    found = place.labels(labels)
+    for _ in range(DRAWS - 1):
+        if how.max_class_share == 1 or largest_share(found) <= how.max_class_share:
             break
-    size = (new_height, new_width)
-    resized = resize_image(image[:, rows, columns], size)
-    return pad(resized, resize_labels(labels[rows, columns], size), how.crop)
+        place = drawn()
+        found = place.labels(labels)
+    return pad(place.image(image), found, how.crop)
+
+
+def _windows(
+    size: tuple[int, ...], generator: np.random.Generator, how: Augmentation
+) -> Callable[[], Window | TurnedWindow]:
+    """Draws how the whole image is resized and turned; returns what draws places in it."""
+    factors = draw_factors(size, generator, how)
+    if not how.rotation or generator.random() >= 0.5:
+        axes = [_window(*each) for each in zip(size, how.crop, factors, strict=True)]
+        (height, new_height), (width, new_width) = axes
+
+        def straight() -> Window:
+            top = int(generator.integers(size[0] - height + 1))
+            left = int(generator.integers(size[1] - width + 1))
+            rows, columns = slice(top, top + height), slice(left, left + width)
+            return Window(rows, columns, (new_height, new_width))
+
+        return straight
+    degrees = float(generator.uniform(-how.rotation, how.rotation))
+    resized = tuple(max(round(s * f), 1) for s, f in zip(size, factors, strict=True))
+    new_size = min(how.crop[0], resized[0]), min(how.crop[1], resized[1])
+
+    def turned() -> TurnedWindow:
+        top = int(generator.integers(resized[0] - new_size[0] + 1))
+        left = int(generator.integers(resized[1] - new_size[1] + 1))
+        return TurnedWindow(_places(size, resized, degrees, (top, left)), new_size)
+
+    return turned
+
+
+def draw_factors(
+    size: tuple[int, ...], generator: np.random.Generator, how: Augmentation
+) -> tuple[float, float]:
+    """What height and width are multiplied by, ``resize`` included."""
+    factor = generator.uniform(*how.scale)
+    match how.resize:
+        case None:
+            height, width = factor, factor
+        case int(short_side):
+            height = width = factor * short_side / min(size)
+        case (new_height, new_width):
+            height, width = factor * new_height / size[0], factor * new_width / size[1]
+    if how.aspect != (1, 1):
+        distortion = sqrt(generator.uniform(*how.aspect))
+        height, width = height / distortion, width * distortion
+    return float(height), float(width)
 
 
 def _window(size: int, crop: int, factor: float) -> tuple[int, int]:
@@ -78,100 +176,25 @@ def _window(size: int, crop: int, factor: float) -> tuple[int, int]:
     return min(max(round(crop / factor), 1), size), crop
 
 
-def largest_share(labels: LabelMap) -> float:
-    """The share of the most frequent class among labelled pixels; 1 where there are none."""
-    counts = np.bincount(labels.numpy().ravel(), minlength=256)[:IGNORE]
-    return float(counts.max() / counts.sum()) if counts.any() else 1.0
+def _places(
+    size: tuple[int, ...], resized: tuple[int, ...], degrees: float, corner: tuple[int, int]
+) -> Float64[np.ndarray, "2 3"]:
+    """From a pixel of the crop at ``corner`` to its place in the source, in pixels (x, y).
 
-
-def resize_image(image: Image, size: tuple[int, int]) -> NewImage:
-    """Bilinear, half-pixel centres, without low-pass filter, as OpenCV and the recipes do."""
-    if image.shape[-2:] == size:
-        return image
-    values = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)
-    return values[0].round_().to(torch.uint8)
-
-
-def resize_labels(labels: LabelMap, size: tuple[int, int]) -> NewLabelMap:
-    if labels.shape == size:
-        return labels
-    return F.interpolate(labels[None, None], size, mode="nearest-exact")[0, 0]
-
-
-def pad(image: Image, labels: LabelMap, size: tuple[int, int]) -> tuple[NewImage, NewLabelMap]:
-    """Fills up to ``size`` below and to the right: image with the mean, labels with IGNORE."""
-    height, width = labels.shape
-    if (height, width) == size:
-        return image, labels
-    framed = torch.tensor(PADDING, dtype=torch.uint8)[:, None, None].repeat(1, *size)
-    framed[:, :height, :width] = image
-    relabelled = torch.full(size, IGNORE, dtype=torch.uint8)
-    relabelled[:height, :width] = labels
-    return framed, relabelled
-
-
-def swap_sides(labels: LabelMap, mirror: tuple[int, ...]) -> LabelMap:
-    """Exchanges the classes that have a left and a right form."""
-    if mirror == tuple(range(len(mirror))):
-        return labels
-    table = torch.arange(256, dtype=torch.uint8)
-    table[: len(mirror)] = torch.tensor(mirror, dtype=torch.uint8)
-    return table[labels.long()]
-
-
-def photometric_distortion(image: Image, generator: np.random.Generator) -> Image:
-    """Brightness, contrast, saturation and hue, each with probability 1/2.
-
-    The ranges and the order of SSD (Liu et al., 2016, arXiv:1512.02325) as MMSegmentation uses
-    them: brightness +-32, contrast and saturation x 0.5 to 1.5, hue +-36 degrees; contrast
-    before or after the other two by the toss of a coin.
+    The image is resized, then turned about its centre, counter-clockwise as one looks at it.
     """
-    values = image.float()
-    if generator.random() < 0.5:
-        values = (values + float(generator.uniform(-32, 32))).clamp(0, 255)
-    contrast = float(generator.uniform(0.5, 1.5)) if generator.random() < 0.5 else 1.0
-    contrast_first = generator.random() < 0.5
-    if contrast_first:
-        values = values * contrast
-    values = values.clamp(0, 255)
-    if generator.random() < 0.5:
-        values = scale_saturation(values, float(generator.uniform(0.5, 1.5)))
-    if generator.random() < 0.5:
-        values = shift_hue(values, float(generator.uniform(-36, 36)))
-    if not contrast_first:
-        values = values * contrast
-    return values.clamp(0, 255).round_().to(torch.uint8)
-
-
-def scale_saturation(image: Float[Tensor, "3 h w"], factor: float) -> Float[Tensor, "3 h w"]:
-    """HSV saturation times ``factor``, at most 1; hue and value stay.
-
-    With V the largest channel, saturation scales the distances V - channel.
-    """
-    value = image.amax(0)
-    spread = value - image.amin(0)
-    largest = value / spread.clamp(min=1e-6)  # the factor at which saturation becomes 1
-    return value - (value - image) * largest.clamp(max=factor)
-
-
-def shift_hue(image: Float[Tensor, "3 h w"], degrees: float) -> Float[Tensor, "3 h w"]:
-    """HSV hue turned by ``degrees``; saturation and value stay."""
-    red, green, blue = image
-    value = image.amax(0)
-    spread = value - image.amin(0)
-    safe = spread.clamp(min=1e-6)
-    sector = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    sector = sector + degrees / 60
-    channels = [(sector + n).remainder(6) for n in (5, 3, 1)]
-    return torch.stack([value - spread * torch.minimum(k, 4 - k).clamp(0, 1) for k in channels])
+    sine, cosine = sin(radians(degrees)), cos(radians(degrees))
+    back = np.array([[cosine, -sine], [sine, cosine]])
+    shrink = np.array([size[1] / resized[1], size[0] / resized[0]])
+    centre = np.array([resized[1], resized[0]]) / 2
+    first = np.array(corner[::-1]) + 0.5 - centre  # pixel (0, 0) of the crop, from the centre
+    shift = (back @ first + centre) * shrink - 0.5
+    return np.column_stack([back * shrink[:, None], shift])
 
 
 def normalise(images: UInt8[Tensor, "b 3 h w"]) -> Images:
     """Minus the ImageNet mean, by its deviation, channel by channel; on the images' device."""
     mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
-    return (images.float() - mean) / std
+    values = images.to(torch.float32, memory_format=torch.contiguous_format)
+    return values.sub_(mean).div_(std)

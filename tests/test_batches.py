@@ -1,24 +1,29 @@
 import io
 import json
+import os
+import signal
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 
 from segcore.batches import (
+    Batches,
     RankSteps,
     TrainingStream,
     evaluation_batches,
     permutation,
     training_batches,
 )
+from segcore.decoded_cache import DecodedReader
 from segcore.errors import InputError
 from segcore.shards import MANIFEST, Record, ShardReader, write_shard
 from segcore.transforms import Augmentation
-from segcore.types import Batch, ClassTable
+from segcore.types import Batch, ClassTable, Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
@@ -34,7 +39,7 @@ def reader(tmp_path_factory) -> ShardReader:
     records = [record_of(number) for number in range(COUNT)]
     parts = {"train-0.parquet": records[:4], "train-1.parquet": records[4:], "empty.parquet": []}
     entries = [
-        {"name": name, "rows": write_shard(folder / name, part, CLASSES)}
+        {"name": name, "rows": write_shard(folder / name, part, CLASSES), "sha256": name}
         for name, part in parts.items()
     ]
     splits = {"train": {"shards": entries[:2]}, "empty": {"shards": entries[2:]}}
@@ -183,3 +188,111 @@ def test_steps_are_counted_from_the_start():
     assert len(steps) == 2
     assert list(steps) == [[14, 15], [18, 19]]
     assert list(RankSteps(5, 5, 4, 0, 1)) == []
+
+
+# --- loader workers ------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_may_be_started_in_any_way(stream, plain, method):
+    """New interpreters: everything that a worker needs travels to it."""
+    batches = training_batches(stream, RankSteps(0, STEPS, BATCH, 0, 1), loader_workers=1)
+    batches.loader.multiprocessing_context = method
+    assert_equal(list(batches), plain)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_can_be_repeated(reader, workers):
+    batches = evaluation_batches(reader, loader_workers=workers)
+    first, second = list(batches), list(batches)
+    assert len(first) == COUNT
+    assert_equal(second, first)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_decoded_cache_changes_no_batch(stream, plain, workers, tmp_path):
+    for limit in (10**9, 3000):
+        reader = DecodedReader(stream.reader.folder, "train", limit, tmp_path / str(limit))
+        cached = TrainingStream(reader, stream.augmentation, stream.seed)
+        assert_equal(global_batches(cached, 1, workers), plain)
+        assert_equal(global_batches(cached, 1, workers), plain)
+        assert list((tmp_path / str(limit)).glob("*/*"))
+
+
+class Dying(ShardReader):
+    def __getitem__(self, index: int) -> Sample:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+class Broken(ShardReader):
+    def __getitem__(self, index: int) -> Sample:
+        raise InputError("shard 7 cannot be read; run the stage `prepare` again")
+
+
+def batches_of(kind: type[ShardReader], reader: ShardReader, workers: int) -> Batches:
+    stream = TrainingStream(kind(reader.folder, "train"), Augmentation((16, 16)), seed=0)
+    return training_batches(stream, RankSteps(0, 2, 2, 0, 1), loader_workers=workers)
+
+
+def test_a_worker_that_was_killed_is_told(reader):
+    with pytest.raises(InputError, match=r"loader worker is dead.*lower loader_workers \(now 1\)"):
+        list(batches_of(Dying, reader, 1))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_refuses_is_told_in_its_own_words(reader, workers):
+    with pytest.raises(InputError) as caught:
+        list(batches_of(Broken, reader, workers))
+    assert str(caught.value) == "shard 7 cannot be read; run the stage `prepare` again"
+
+
+class Failing(ShardReader):
+    def __getitem__(self, index: int) -> Sample:
+        raise RuntimeError("something else")
+
+
+def test_other_errors_pass_through(reader):
+    with pytest.raises(RuntimeError, match="something else"):
+        list(batches_of(Failing, reader, 0))
+
+
+def resident() -> float:
+    """10^6 bytes of this process and of those that it started, shared pages counted once."""
+    process = psutil.Process()
+    everyone = [process, *process.children(recursive=True)]
+    return sum(each.memory_full_info().uss for each in everyone) / 1e6
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [0, 2])
+def test_memory_stays_flat_over_epochs(tmp_path, workers):
+    """48 samples of 1.2 MB each, eight epochs: what one epoch left over would show."""
+    records = [large_record(number) for number in range(48)]
+    rows = write_shard(tmp_path / "a.parquet", records, CLASSES)
+    shard = {"name": "a.parquet", "rows": rows, "sha256": "aa"}
+    classes = {"names": CLASSES.names, "colours": CLASSES.colours, "mirror": CLASSES.mirror}
+    values = {"dataset": "toy", "data_hash": "h", "classes": classes}
+    (tmp_path / MANIFEST).write_text(
+        json.dumps(values | {"splits": {"train": {"shards": [shard]}}})
+    )
+    reader = ShardReader(str(tmp_path), "train")
+    stream = TrainingStream(reader, Augmentation((256, 256)), seed=0)
+    used = list[float]()
+    batches = training_batches(stream, RankSteps(0, 96, 4, 0, 1), loader_workers=workers)
+    for number, _ in enumerate(batches):
+        if number % 12 == 11:
+            used.append(resident())
+    assert len(used) == 8
+    # four epochs decode 230 MB; what is prefetched comes and goes
+    assert max(used[4:]) - min(used[2:4]) <= 35, used
+
+
+def large_record(number: int) -> Record:
+    generator = np.random.default_rng(number)
+    buffer = io.BytesIO()
+    small = generator.integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(small).resize((640, 480)).save(buffer, "PNG")
+    labels = np.zeros((480, 640), np.uint8)
+    return Record(str(number), buffer.getvalue(), labels.tobytes(), 480, 640)
