@@ -8,7 +8,7 @@ from typing import Any
 from segcore.acquisition import bring
 from segcore.acquisition.watch import NOBODY, Listener
 from segcore.datasets import Dataset
-from segcore.errors import InputError
+from segcore.errors import InputError, in_one_list
 from segcore.files import sha256_of, write_json
 
 INVENTORY = "inventory.json"
@@ -35,19 +35,21 @@ def download(
     parts = [files[start : start + FILES_AT_ONCE] for start in range(0, len(files), FILES_AT_ONCE)]
     with ThreadPoolExecutor(THREADS) as pool:
         listed = list(chain.from_iterable(pool.map(lambda part: described(part, raw), parts)))
+    if missing := [f"{raw / path} of split {split}" for split, path, *rest in listed if not rest]:
+        head = f"{len(missing)} raw file(s) are missing; complete them"
+        raise InputError(in_one_list(head, missing))
     inventory = {"home": dataset.home, "licence": dataset.licence, "files": listed}
     write_json(raw / INVENTORY, inventory)
     return inventory
 
 
 def described(files: list[tuple[str, Path]], raw: Path) -> list[Any]:
-    """Split, path, size and sha256 of each."""
+    """Split, path, size and sha256 of each; of a file that is missing, split and path alone."""
     below, found = f"{raw.as_posix()}/", list[Any]()
     for split, path in files:
+        found.append([split, path.as_posix().removeprefix(below)])
         try:
-            found.append([split, path.as_posix().removeprefix(below), path.stat().st_size])
-            found[-1].append(sha256_of(path))
+            found[-1] += [path.stat().st_size, sha256_of(path)]
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            remedy = f"complete the raw files of split {split}"
-            raise InputError(f"{path} is missing; {remedy}") from None
+            del found[-1][2:]
     return found

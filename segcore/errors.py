@@ -1,6 +1,6 @@
 """What is said to the person who caused it: which thing, which value, what would work."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
@@ -11,6 +11,18 @@ T = TypeVar("T", bound=BaseModel)
 
 class InputError(ValueError):
     """Something a person gave cannot be used. The message names it and the remedy."""
+
+
+SHOWN = 100
+"""Of a list of problems."""
+
+
+def in_one_list(head: str, problems: Sequence[str]) -> str:
+    """``head`` and below it every problem, a line each, the first ``SHOWN`` of them."""
+    lines = [head, *problems[:SHOWN]]
+    if more := len(problems[SHOWN:]):
+        lines.append(f"... and {more} more")
+    return "\n  ".join(lines)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -27,7 +27,7 @@ class Toy(Dataset):
     def acquire(self, raw: Path, drop: Path) -> None:
         for pairs in self.pairs(raw).values():
             for path in (path for pair in pairs for path in (pair.image, pair.label)):
-                if path.name != self.forget:
+                if not path.match(self.forget or "nothing"):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(path.name.encode() * 3)
 
@@ -75,9 +75,17 @@ def test_a_missing_file_is_told_and_leaves_no_inventory(tmp_path, forget):
     (path,) = (tmp_path / "raw").rglob(forget)
     path.unlink()
     split = forget.split(".")[0]
-    with pytest.raises(InputError, match=rf"{path} is missing; complete .* of split {split}"):
+    with pytest.raises(InputError, match=rf"missing; complete them\n  {path} of split {split}$"):
         download(Toy(forget=forget), tmp_path / "raw", tmp_path)
     assert not (tmp_path / "raw" / INVENTORY).exists(), "the old inventory would be believed"
+
+
+def test_all_missing_files_are_told_at_once(tmp_path):
+    download(Toy(), tmp_path / "raw", tmp_path)
+    for path in list((tmp_path / "raw").rglob("train.*")):
+        path.unlink()
+    with pytest.raises(InputError, match=r"2 raw file\(s\) .*\n .*train\.jpg .*\n .*train\.png"):
+        download(Toy(forget="train.*"), tmp_path / "raw", tmp_path)
 
 
 def test_a_dataset_that_cannot_be_had_leaves_no_inventory(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segcore.datasets import Dataset, Pair, read_class_table
-from segcore.errors import InputError
+from segcore.errors import InputError, in_one_list
 from segcore.files import written_whole
 
 __all__ = ["CamVid"]
@@ -48,10 +48,9 @@ class CamVid(Dataset):
     def _listed(self, tree: Path) -> dict[str, list[Pair]]:
         splits = [split for split in self.split_sizes if split != "test" or (tree / split).is_dir()]
         listed = {split: list(read_list(tree, split, self._remedy(tree))) for split in splits}
-        for pair in (pair for pairs in listed.values() for pair in pairs):
-            for path in (pair.image, pair.label):
-                if not path.is_file():
-                    raise InputError(f"{path} is missing; {self._remedy(tree)}")
+        files = (path for pairs in listed.values() for pair in pairs for path in pair[1:])
+        if missing := [f"{path} is missing" for path in files if not path.is_file()]:
+            raise InputError(in_one_list(self._remedy(tree), missing))
         return listed
 
     def _remedy(self, folder: Path) -> str:

@@ -10,7 +10,7 @@ from pydantic import StrictInt, StrictStr
 
 from segcore.acquisition.archives import written_below
 from segcore.datasets import Dataset, Pair
-from segcore.errors import suggestion
+from segcore.errors import in_one_list, suggestion
 from segcore.formats.colours import ColourTable, pack, unpack
 from segcore.formats.polygons import draw, split_annotations
 from segcore.formats.user_files import checked, find_splits, refuse
@@ -151,7 +151,8 @@ class Folder(Dataset):
         pairs = [Pair(stem, images[stem], labels[stem]) for stem in sorted(images)]
         if missing := [pair for pair in pairs if not pair.label.is_file()]:
             count = f"{len(missing)} of {len(pairs)} images of split {split} have no label"
-            refuse("labels", f"{count} (first: {missing[0].label}); add it or change the pattern")
+            head = f"{count}; add them or change the pattern"
+            refuse("labels", in_one_list(head, [str(pair.label) for pair in missing]))
         return pairs
 
 

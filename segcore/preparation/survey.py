@@ -15,7 +15,7 @@ import numpy as np
 
 from segcore.acquisition.archives import written_below
 from segcore.datasets import Dataset, Pair
-from segcore.errors import InputError
+from segcore.errors import InputError, in_one_list
 from segcore.files import write_json
 from segcore.preparation.audit import Place, across, build_manifest, same_pictures
 from segcore.preparation.processes import Mapper, in_processes
@@ -23,7 +23,6 @@ from segcore.preparation.tasks import Task, write_one
 from segcore.shards import MANIFEST
 from segcore.tables import DatasetTable, Treatment
 
-SHOWN_PROBLEMS = 100
 IMAGES_WORTH_A_PROCESS = 200
 """Starting a process takes seconds, mostly to import torch."""
 UNTOUCHED = DatasetTable()
@@ -173,11 +172,7 @@ def prepare(
 
 def _listed(name: str, problems: list[str], skippable: str) -> str:
     remedy = f"mend them and run it again, nothing was prepared{skippable}"
-    lines = [f"dataset {name}: {len(problems)} problem(s); {remedy}"]
-    lines += problems[:SHOWN_PROBLEMS]
-    if more := len(problems[SHOWN_PROBLEMS:]):
-        lines.append(f"... and {more} more")
-    return "\n  ".join(lines)
+    return in_one_list(f"dataset {name}: {len(problems)} problem(s); {remedy}", problems)
 
 
 def _as_problem(group: list[Place]) -> str:

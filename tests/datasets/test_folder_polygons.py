@@ -132,7 +132,7 @@ def test_wrong_polygons_are_told_in_one_list(root, tmp_path):
     [
         (
             {"labels": "gone.json"},
-            r"labels: . of . images of split train have no label .*gone\.json",
+            r"labels: . of . images of split train have no label.*\n .*gone\.json",
         ),
         (
             {"classes": {"road": 0}},

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from segcore import errors
 from segcore.datasets import build_dataset
 from segcore.datasets.folder import Folder
 from segcore.errors import InputError
@@ -446,7 +447,7 @@ def test_every_problem_is_told_at_once(raw, tmp_path):
 
 
 def test_many_problems_are_counted(raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, "SHOWN_PROBLEMS", 5)
+    monkeypatch.setattr(errors, "SHOWN", 5)
     for path in raw.rglob("*.jpg"):
         path.write_bytes(b"")
     lines = problems(dataset_of(raw), tmp_path)
