@@ -341,7 +341,7 @@ def test_image_and_label_of_different_sizes_in_ones_own_folder(tmp_path: Path, s
     ("options", "said"),
     [
         ({"root": "nowhere"}, ("nowhere is no folder", "name the one of your data")),
-        ({"labels": "masks/{stem}.png"}, ("3 of 3 images", "masks/a.png", "change the pattern")),
+        ({"labels": "masks/{stem}.png"}, ("3 of 3 images", "change the pattern", "masks/a.png")),
         ({"encoding": "rgb"}, ("'rgb' is neither index nor colour",)),
         ({"klasses": []}, ("has no option 'klasses'", "did you mean 'classes'")),
     ],
