@@ -79,6 +79,7 @@ def scores_of(shards: str, split: str) -> np.ndarray:
     return evaluate(Pointwise(), batches, 4).confusion
 
 
+@pytest.mark.long
 def test_two_workers_count_what_one_counts(tiny):
     alone = scores_of(tiny, "val")
     assert alone.sum() == 48 * (4 * 64 - 3 * (0 + 1 + 2 + 3))  # four images, less their void
@@ -86,6 +87,7 @@ def test_two_workers_count_what_one_counts(tiny):
         np.testing.assert_array_equal(found, alone)
 
 
+@pytest.mark.long
 def test_more_workers_than_images(tiny):
     found = run_workers(3, scores_of_one, tiny)
     for each in found[1:]:

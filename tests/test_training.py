@@ -185,6 +185,7 @@ def scored_buffers():
     return seen, kept, unwrapped(network) is network
 
 
+@pytest.mark.long
 def test_every_worker_scores_the_weights_that_are_kept():
     (mine, kept, _), (theirs, none, _) = run_workers(2, scored_buffers)
     assert none is None
@@ -225,6 +226,7 @@ def masks():
     return dropped[:2]
 
 
+@pytest.mark.long
 def test_workers_and_steps_drop_differently():
     mine, theirs = run_workers(2, masks)
     assert mine[0] != mine[1]
