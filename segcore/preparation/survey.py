@@ -26,6 +26,8 @@ from segcore.tables import DatasetTable, Treatment
 IMAGES_WORTH_A_PROCESS = 200
 """Starting a process takes seconds, mostly to import torch."""
 UNTOUCHED = DatasetTable()
+READS_LABELS = ("preparation/*.py", "formats/*.py", "datasets/__init__.py", "shards.py")
+"""The code, beside the dataset's own file, that decides what stands in a shard."""
 
 
 def plan_shards(
@@ -50,7 +52,8 @@ def _meaning(dataset: Dataset, treatment: Treatment) -> str:
     with np.printoptions(threshold=sys.maxsize):
         digest.update(repr(dataset.__getstate__()).encode())
     code = getattr(sys.modules[type(dataset).__module__], "__file__", None)
-    ours = sorted(Path(__file__).parent.glob("*.py"))
+    library = Path(__file__).parents[1]
+    ours = sorted(path for part in READS_LABELS for path in library.glob(part))
     for path in [*ours, *([Path(code)] if code else [])]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
