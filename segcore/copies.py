@@ -44,6 +44,11 @@ class Source(NamedTuple):
     """The copy that is held, or the file as requests for ranges; none for a path of one's own."""
 
 
+def cache_folder() -> Path:
+    """This machine's own, for whatever can be fetched or made again."""
+    return Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "segcore")
+
+
 def source_of(place: str, sha256: str) -> Source:
     """A local file as it is; of a remote one its copy, or where there is no room, itself.
 
@@ -65,11 +70,10 @@ class Copies:
     @classmethod
     def of_this_machine(cls) -> "Copies":
         """Raises InputError where the environment gives no number as the limit."""
-        folder = os.environ.get(FOLDER) or Path.home() / ".cache" / "segcore"
         given = os.environ.get(LIMIT, "64")
         if not re.fullmatch(r"\d+(\.\d+)?", given):
             raise InputError(f"{LIMIT}={given!r} is no size; give a number of gigabytes")
-        return cls(Path(folder) / "shards", round(float(given) * 1e9))
+        return cls(cache_folder() / "shards", round(float(given) * 1e9))
 
     def held(self, place: str, sha256: str) -> Held | None:
         """The copy of ``place``, which is not evicted as long as it is held.

@@ -22,7 +22,7 @@ from weakref import finalize
 import numpy as np
 import torch
 
-from segcore.copies import FOLDER
+from segcore.copies import FOLDER, cache_folder
 from segcore.errors import InputError
 from segcore.files import written_whole
 from segcore.shards import ShardReader
@@ -36,7 +36,7 @@ HEADER = struct.Struct("<III")
 
 def default_folder() -> Path:
     """Beside the copies of remote shards."""
-    return Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "segcore") / FORMAT
+    return cache_folder() / FORMAT
 
 
 class DecodedCache:
