@@ -11,7 +11,8 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from segcore.datasets import list_datasets
 from segcore.errors import InputError, suggestion, validated
 from segcore.files import read_yaml, written_whole
-from segcore.params import LINKS, Params, Run, read_params
+from segcore.params import LINKS, Params, read_params
+from segcore.row import Run
 
 SHORT = 70
 """Characters up to which a table within a row stands on one line."""

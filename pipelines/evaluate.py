@@ -17,7 +17,7 @@ from segcore.evaluation import Tally, evaluate_images
 from segcore.files import write_json
 from segcore.gallery import draw_extremes
 from segcore.inference import predictor
-from segcore.params import Run
+from segcore.row import Run
 from segcore.runs import LoadedModel, device_of, load_model
 from segcore.shards import Manifest, ShardReader
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from segcore.datasets import Dataset, build_dataset
 from segcore.errors import InputError
 from segcore.files import read_json
-from segcore.params import Params, Run, read_params
+from segcore.params import Params, read_params
+from segcore.row import Run
 from segcore.tables import DatasetTable, Options
 
 

@@ -10,7 +10,8 @@ from ruamel.yaml import YAML
 from pipelines.adding import add, require, written
 from pipelines.stage import run_safely
 from segcore.errors import InputError, suggestion
-from segcore.params import Params, Run, read_params
+from segcore.params import Params, read_params
+from segcore.row import Run
 
 ZOO = Path(__file__).parent / "zoo.yaml"
 FILTERS: dict[str, Callable[[Run], str]] = {
@@ -42,8 +43,7 @@ def _act(arguments: argparse.Namespace) -> None:
         wanted = {name: getattr(arguments, name) for name in FILTERS if getattr(arguments, name)}
         print("\n".join(lines(select(zoo, arguments.words, wanted))))
     elif arguments.verb == "show":
-        for name in arguments.rows:
-            print(show(zoo, name))
+        print("\n".join(show(zoo, name) for name in arguments.rows))
     else:
         add(zoo, arguments.rows, arguments.params)
 

@@ -7,7 +7,7 @@ from typing import Any
 from pipelines.lineage import lineage
 from pipelines.progress import PlainBar, TerminalBar
 from pipelines.tracking import Store
-from segcore.params import Run
+from segcore.row import Run
 from segcore.shards import Manifest
 
 

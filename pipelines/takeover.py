@@ -7,7 +7,7 @@ from pipelines.project import Project
 from pipelines.registration import register
 from pipelines.tracking import Store
 from segcore.files import read_json, written_whole
-from segcore.params import Run
+from segcore.row import Run
 from segcore.runs import WEIGHTS, save_model
 from segcore.types import ClassTable
 

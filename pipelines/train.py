@@ -19,7 +19,7 @@ from pipelines.tracking import Mirror, Store, open_store
 from pipelines.waiting import DataWait
 from segcore.checkpoints import Checkpoint
 from segcore.files import hash_of, written_whole
-from segcore.params import Run
+from segcore.row import Run
 from segcore.runs import check, save_model
 from segcore.shards import Manifest
 

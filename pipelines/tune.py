@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pipelines.project import Project
 from pipelines.stage import run_stage
 from segcore.files import write_json, written_whole
-from segcore.params import Run
-from segcore.tables import Search
+from segcore.row import Run
+from segcore.search import Search
 
 if TYPE_CHECKING:
     from pipelines.studies import Study

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from segcore.params import Run
+from segcore.row import Run
 
 WORTH_A_HINT = 0.1
 """The share of the time."""

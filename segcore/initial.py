@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from segcore.errors import InputError
-from segcore.params import Run
+from segcore.row import Run
 from segcore.runs import build_network, load_model
 from segcore.types import ClassTable
 

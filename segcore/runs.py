@@ -20,14 +20,14 @@ from segcore.batches import RankSteps, TrainingStream, evaluation_batches, train
 from segcore.checkpoints import Checkpoint
 from segcore.decoded_cache import open_reader
 from segcore.distributed import rank, world_size
-from segcore.errors import InputError
+from segcore.errors import InputError, validated
 from segcore.evaluation import evaluate
 from segcore.files import read_json, write_json, written_whole
 from segcore.losses import Criterion, balanced_weights, build_criterion
 from segcore.metrics import Scores
 from segcore.models import build_model
 from segcore.optimization import build_optimizer, build_schedule
-from segcore.params import Run, validated
+from segcore.row import Run
 from segcore.segmenter import Segmenter
 from segcore.shards import Manifest, ShardReader
 from segcore.training import Event, Plan, fit, prepare_model

@@ -7,9 +7,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    Discriminator,
     StringConstraints,
-    Tag,
     model_validator,
 )
 
@@ -20,6 +18,8 @@ Share = Annotated[float, Ge(0), Le(1)]
 NonNegative = Annotated[float, Ge(0)]
 Size = tuple[Positive, Positive]
 Options = dict[str, Any]
+KINDS = {"choice", "uniform", "loguniform", "int"}
+"""What a space is called that a search draws a value from."""
 
 
 def without_credential(address: str) -> str:
@@ -93,64 +93,6 @@ class StorageTable(Table):
     place: Address
     private: bool = False
     """Only people who may have every dataset can read it; some licences ask for that."""
-
-
-class Choice(Table):
-    choice: Annotated[list[Any], MinLen(1)]
-
-
-class Uniform(Table):
-    uniform: tuple[float, float]
-
-
-class LogUniform(Table):
-    loguniform: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]]
-
-
-class Int(Table):
-    int: tuple[int, int]
-
-
-KINDS = {"choice", "uniform", "loguniform", "int"}
-
-
-def _kind(value: Any) -> str:
-    keys = list(value) if isinstance(value, dict) else getattr(value, "model_fields_set", ())
-    return str(*keys) if len(keys) == 1 else ""
-
-
-Space = Annotated[
-    Annotated[Choice, Tag("choice")]
-    | Annotated[Uniform, Tag("uniform")]
-    | Annotated[LogUniform, Tag("loguniform")]
-    | Annotated[Int, Tag("int")],
-    Discriminator(_kind),
-]
-
-
-class Search(Table):
-    """What ``tune`` tries: a space over keys of the row, a budget, a seed."""
-
-    space: Annotated[dict[str, Space], MinLen(1)]
-    trials: Positive = 6
-    steps: Positive
-    """The steps of a trial that is never stopped."""
-    evaluate_every: Positive
-    grace: Positive
-    """Steps before a trial may be stopped."""
-    reduction: Annotated[int, Gt(1)] = 2
-    concurrent: Positive = 1
-    """Trials side by side; with more than one a search cannot be repeated exactly."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Search":
-        if self.grace > self.steps:
-            raise ValueError(f"grace {self.grace} is more than the {self.steps} steps of a trial")
-        for key, space in self.space.items():
-            _, ends = next(iter(space))
-            if not isinstance(space, Choice) and ends[0] >= ends[1]:
-                raise ValueError(f"space.{key} {list(ends)} must run from low to high")
-        return self
 
 
 class TestTime(Table):

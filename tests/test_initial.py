@@ -8,7 +8,7 @@ import torch
 
 from segcore.errors import InputError
 from segcore.initial import initial_weights
-from segcore.params import Run
+from segcore.row import Run
 from segcore.runs import build_network, save_model, train
 from segcore.shards import Manifest
 from segcore.training import Step

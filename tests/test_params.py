@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 from segcore.errors import InputError
-from segcore.params import Params, Run, merged, read_params, with_values
+from segcore.params import Params, read_params
+from segcore.row import Run
+from segcore.tables import merged, with_values
 
 TABLE = {
     "datasets": {

@@ -19,7 +19,7 @@ from segcore.checkpoints import STATE, Checkpoint
 from segcore.errors import InputError
 from segcore.inference import predict_labels
 from segcore.models import list_methods, list_options
-from segcore.params import Run
+from segcore.row import Run
 from segcore.runs import WEIGHTS, build_network, check, load_model, save_model, train
 from segcore.shards import Manifest, ShardReader
 from segcore.training import Evaluated, Saved, Step

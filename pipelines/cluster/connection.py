@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
 import ray
 
 from segcore.errors import InputError
-from segcore.params import Run
+from segcore.row import Run
 from segcore.runs import device_of
 
 

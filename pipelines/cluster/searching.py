@@ -9,9 +9,10 @@ from ray.tune.search.optuna import OptunaSearch
 
 from pipelines.cluster.connection import resources
 from segcore.errors import InputError
-from segcore.params import Run, with_values
+from segcore.row import Run
 from segcore.runs import train
-from segcore.tables import Choice, Int, LogUniform, Search, Uniform
+from segcore.search import Choice, Int, LogUniform, Search, Uniform
+from segcore.tables import with_values
 from segcore.training import Evaluated
 
 

@@ -15,7 +15,7 @@ from segcore.errors import InputError
 from segcore.files import read_json, write_json
 from segcore.initial import initial_weights
 from segcore.journal import Journal
-from segcore.params import Run
+from segcore.row import Run
 from segcore.runs import device_of, train
 from segcore.shards import Manifest
 from segcore.training import Saved

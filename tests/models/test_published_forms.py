@@ -13,7 +13,8 @@ from pipelines.rows import ZOO
 from segcore.losses import build_criterion
 from segcore.models import list_options
 from segcore.optimization import build_optimizer, build_schedule
-from segcore.params import Params, Run, read_params
+from segcore.params import Params, read_params
+from segcore.row import Run
 from segcore.runs import build_network
 from segcore.training import Plan, take_step
 from segcore.types import Batch

@@ -14,7 +14,8 @@ from pipelines.adding import add
 from pipelines.rows import ZOO, lines, select, show
 from segcore.datasets import list_datasets
 from segcore.errors import InputError
-from segcore.params import Params, Run, read_params
+from segcore.params import Params, read_params
+from segcore.row import Run
 from segcore.tables import TestTime
 
 TABLE = """\

@@ -16,7 +16,7 @@ from pipelines.served_model import ServedModel
 from pipelines.tracking import Decision, Store, decide, open_store
 from segcore.errors import InputError
 from segcore.inference import predict_labels
-from segcore.params import Run
+from segcore.row import Run
 from segcore.runs import build_network, save_model
 from segcore.types import ClassTable
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from pipelines.waiting import STEPS, DataWait
-from segcore.params import Run
+from segcore.row import Run
 
 VALUES = {"method": "fcn", "backbone": "resnet18", "dataset": "shapes", "steps": 100}
 VALUES |= {"batch_size": 2, "crop": (32, 32), "evaluate_every": 10, "save_every": 10}
