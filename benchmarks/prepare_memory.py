@@ -53,12 +53,13 @@ def draw_dataset(root: Path, images: int, size: tuple[int, int], suffix: str) ->
 def _scene(split: str, number: int, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
     if number >= DISTINCT:
         return Image.new("RGB", (1, 1)), Image.new("L", (1, 1))  # the link alone is needed
+    height, width = size
     generator = np.random.default_rng([number, len(split)])
     coarse = Image.fromarray(generator.integers(0, 256, (8, 16, 3), np.uint8))
-    smooth = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC), np.int16)
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
     noisy = (smooth + generator.integers(-4, 5, smooth.shape)).clip(0, 255).astype(np.uint8)
     patches = Image.fromarray(generator.integers(0, 19, (16, 32)).astype(np.uint8))
-    return Image.fromarray(noisy), patches.resize(size[::-1], Image.Resampling.NEAREST)
+    return Image.fromarray(noisy), patches.resize((width, height), Image.Resampling.NEAREST)
 
 
 def peak_of(command: Sequence[str], root: Path) -> tuple[int, int, float]:

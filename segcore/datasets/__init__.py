@@ -67,9 +67,9 @@ class Dataset:
         Raises InputError that names the file and the values that are no raw label, with counts.
         """
         with Image.open(path) as image:
-            if image.mode not in ("L", "P"):
+            if image.mode not in ("1", "L", "P"):  # 1: a mask of one bit per pixel
                 raise InputError(f"{path}: an index image was expected, this one is {image.mode}")
-            return self.look_up(str(path), np.asarray(image))
+            return self.look_up(str(path), np.asarray(image, np.uint8))
 
     def look_up(self, place: str, raw: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
         """The train ids of raw label values. Raises InputError as ``read_labels`` does."""

@@ -146,6 +146,13 @@ def test_palette_labels_are_read_as_indices(root):
     assert dataset.read_labels(path).tolist() == [[2, 0], [IGNORE, 1]]
 
 
+def test_a_mask_of_one_bit_is_an_index_image(root):
+    dataset = build(root, classes=["background", "leaf"])
+    path = dataset.pairs(Path())["train"][0].label
+    write(path, np.array([[True, False, True]]))
+    assert dataset.read_labels(path).tolist() == [[1, 0, 1]]
+
+
 RGB = {"soil": [96, 64, 0], "leaf": [[0, 128, 0], [0, 129, 0]]}
 
 
