@@ -28,12 +28,20 @@ class Variant:
 
 class Worker:
     """A network in a process of ``python``'s environment; raises RefusedError where it cannot be
-    built there."""
+    built there. ``module`` is the program that measures."""
 
-    def __init__(self, python: str, library: str, case: str, device: str, threads: int) -> None:
+    def __init__(
+        self,
+        python: str,
+        library: str,
+        case: str,
+        device: str,
+        threads: int,
+        module: str = "benchmarks.worker",
+    ) -> None:
         self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed with the process
         self.process = subprocess.Popen(
-            [python, "-W", "ignore", "-m", "benchmarks.worker"],
+            [python, "-W", "ignore", "-m", module],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
@@ -99,11 +107,11 @@ class Worker:
 
 @dataclass(frozen=True)
 class Runner:
-    """A variant of a worker's network, at one size."""
+    """A variant of a worker's network, at one size: height and width, or a batch of them."""
 
     worker: Worker
     variant: Variant
-    size: tuple[int, int]
+    size: tuple[int, ...]
 
     def time(self) -> float:
         return self.worker.time(self.variant, self.size)

@@ -102,7 +102,7 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
 
-def describe(bench: Bench) -> dict[str, Any]:
+def describe(bench: Any) -> dict[str, Any]:
     on_gpu = bench.device.type == "cuda"
     return {
         "parameters": bench.parameters(),
@@ -120,8 +120,13 @@ def answers() -> Iterator[Callable[[Any], None]]:
 
 
 def main() -> None:
+    serve(Bench)
+
+
+def serve(build: Callable[..., Any]) -> None:
+    """Builds what measures from the first line, and answers all others."""
     with answers() as answer:
-        bench = Bench(**json.loads(sys.stdin.readline()))
+        bench = build(**json.loads(sys.stdin.readline()))
         answer({"value": describe(bench)})
         for line in sys.stdin:
             asked = json.loads(line)

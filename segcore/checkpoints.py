@@ -1,36 +1,75 @@
-"""Everything needed to go on bit for bit: model, optimizer, schedule, position, best weights.
+"""Everything needed to go on bit for bit: states, position, the best weights so far.
 
 Random states need no place here: they are a function of (seed, step, rank), see training.py.
 A checkpoint is a folder that holds one file. Both are written aside and then renamed, so what
 has its name is whole, whenever the writer is killed.
 """
 
+import math
 import os
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from segcore.distributed import rank
 from segcore.errors import InputError
 
 STATE = "state.pt"
 
 
+class Kept(NamedTuple):
+    """The weights of one evaluation; rank 0 alone holds them."""
+
+    step: int
+    miou: float
+    weights: dict[str, Tensor] | None
+
+
+def with_new(
+    kept: tuple[Kept, ...], step: int, miou: float, network: nn.Module, count: int
+) -> tuple[Kept, ...]:
+    """The best ``count`` of those kept and of ``network`` as it is now, the best one first; of
+    equal ones the earlier."""
+    worst = kept[-1].miou if len(kept) == count else -math.inf
+    if not miou > worst:
+        return kept
+    new = Kept(step, miou, _copy_of(network))
+    return tuple(sorted([*kept, new], key=lambda each: -each.miou)[:count])
+
+
+def _copy_of(network: nn.Module) -> dict[str, Tensor] | None:
+    """The weights on the CPU, contiguous; rank 0 alone keeps them."""
+    if rank():
+        return None
+    weights = network.state_dict()
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in weights.items()}
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after ``step`` steps, and the weights that scored best so far.
+    """The state after ``step`` steps, and the evaluated weights that are ``kept``, best first.
 
     ``state`` holds tensors and plain values only, so that it loads without unpickling code.
+    ``stale`` evaluations have passed since the best one.
     """
 
     step: int
     state: dict[str, Any]
-    best_miou: float = float("-inf")
-    best_weights: dict[str, Tensor] | None = None
+    kept: tuple[Kept, ...] = ()
+    stale: int = 0
+
+    @property
+    def best_miou(self) -> float:
+        return self.kept[0].miou if self.kept else -math.inf
+
+    @property
+    def best_weights(self) -> dict[str, Tensor] | None:
+        return self.kept[0].weights if self.kept else None
 
     def write(self, folder: Path) -> None:
         """Writes ``folder``; a checkpoint that stands there is replaced in one move.
@@ -43,7 +82,7 @@ class Checkpoint:
         aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
         aside.mkdir()
         with (aside / STATE).open("wb") as file:
-            torch.save({field.name: getattr(self, field.name) for field in fields(self)}, file)
+            torch.save(vars(self) | {"kept": [tuple(each) for each in self.kept]}, file)
             file.flush()
             os.fsync(file.fileno())
         if folder.exists():
@@ -58,8 +97,8 @@ class Checkpoint:
         """Raises InputError where the folder holds no whole checkpoint."""
         try:
             values = torch.load(folder / STATE, weights_only=True, map_location="cpu")
-            return cls(**values)
-        except (OSError, RuntimeError, EOFError, UnpicklingError, TypeError) as error:
+            return cls(**values | {"kept": tuple(Kept(*each) for each in values["kept"])})
+        except (OSError, RuntimeError, EOFError, UnpicklingError, TypeError, KeyError) as error:
             first_line = str(error).partition("\n")[0]
             message = f"{folder} is no whole checkpoint ({first_line}); delete it to start afresh"
             raise InputError(message) from None

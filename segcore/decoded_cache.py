@@ -156,7 +156,7 @@ class DecodedCache:
 class DecodedReader(ShardReader):
     """A reader that keeps up to ``limit`` bytes of what it decoded, for all processes here."""
 
-    def __init__(self, folder: str, split: str, limit: int, cache: Path) -> None:
+    def __init__(self, folder: str, split: str | tuple[str, ...], limit: int, cache: Path) -> None:
         super().__init__(folder, split)
         self.cache = DecodedCache(cache, limit, frozenset(sha256 for _, sha256 in self.shards))
 
@@ -170,7 +170,7 @@ class DecodedReader(ShardReader):
         return sample
 
 
-def open_reader(folder: str, split: str, gigabytes: float) -> ShardReader:
+def open_reader(folder: str, split: str | tuple[str, ...], gigabytes: float) -> ShardReader:
     """A reader that keeps as many 10^9 bytes of decoded samples in this machine's own cache."""
     limit = int(gigabytes * 1e9)
     if not limit:

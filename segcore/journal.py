@@ -4,6 +4,7 @@ The file is the truth about a training; trackers mirror it.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,16 @@ class Journal:
 
 def as_line(event: Event) -> dict[str, Any] | None:
     if isinstance(event, Step):
+        # JSON has no word for what is not finite.
+        loss = {"loss": event.loss} if math.isfinite(event.loss) else {}
         return {
             "event": "step",
             "step": event.number,
-            "loss": event.loss,
+            **loss,
             "learning_rate": event.learning_rate,
             "seconds": round(event.seconds, 4),
             "data_seconds": round(event.data_seconds, 4),
+            **({"skipped": 1} if event.skipped else {}),
         }
     if isinstance(event, Evaluated):
         return {

@@ -5,12 +5,42 @@ import gc
 import logging
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-__all__ = ["peak_memory"]
+__all__ = ["named_shortage", "peak_memory"]
+
+
+@contextmanager
+def named_shortage(images: int, size: Sequence[int]) -> Iterator[None]:
+    """Raises InputError that names what to change where a training step runs out of memory.
+
+    ``images`` of ``size`` (height, width) are what a worker takes through the network at once.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_shortage(error):
+            raise
+        from segcore.errors import InputError  # benchmarks measure where pydantic is not installed
+
+        smaller = f"set micro_batch to {images // 2}, which changes no result but BatchNorm's, or "
+        told = str(error).partition("\n")[0][:200]
+        raise InputError(
+            f"out of memory with {images} images of {size[0]}x{size[1]} at once ({told}); "
+            f"{smaller if images > 1 else ''}lower crop; what fits a device of 24 GB says: "
+            "python -m pipelines.plan ROW --memory 24"
+        ) from None
+
+
+def _is_shortage(error: Exception) -> bool:
+    said = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "DefaultCPUAllocator" in said and "memory" in said
+    )
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int:

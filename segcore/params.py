@@ -15,6 +15,7 @@ from segcore.search import Search
 from segcore.tables import (
     DatasetTable,
     Options,
+    Refinement,
     StorageTable,
     Table,
     merged,
@@ -24,14 +25,14 @@ from segcore.tables import (
 NAMES = ("method", "backbone", "dataset")
 """What a row always says itself."""
 LINKS = {"init", "weights_of"}
-"""What only a row may say: the row that its weights come from."""
+"""What only a row may say: another row, whose weights it needs."""
 PROTOCOL = {*NAMES, "weights_of", "splits", "test_time", "benchmark_size", "device", "threads"}
-PROTOCOL |= {"published"}
+PROTOCOL |= {"protocols", "published"}
 """What a row without a training of its own may say."""
 OWN = {"init", "search", "published"}
 """What such a row does not take over from the row that was trained."""
 FIXED = {*NAMES, "search", "workers", "steps", "splits", "test_time", "weights_of", "init"}
-FIXED |= {"published"}
+FIXED |= {"protocols", "published"}
 """What a search may not change."""
 
 
@@ -42,12 +43,27 @@ class Params(Table):
     storage: StorageTable | None = None
     defaults: Options = Field(default_factory=dict)
     rows: dict[str, Options] = Field(default_factory=dict)
+    refinements: dict[str, Refinement] = Field(default_factory=dict)
+    """By the row whose labels are corrected."""
     _path: str = "params.yaml"
 
     def dataset(self, name: str) -> DatasetTable:
         if name not in self.datasets:
             raise InputError(f"{self._path}: no dataset {name!r}{suggestion(name, self.datasets)}")
         return self.datasets[name]
+
+    def refinement(self, name: str) -> Refinement:
+        """How the labels of the row ``name`` are corrected. Raises InputError where it is not said
+        or names what is no row of SegFix."""
+        where = f"{self._path}: refinements"
+        if name not in self.refinements:
+            raise InputError(f"{where}: no {name!r}{suggestion(name, self.refinements)}")
+        for row in (name, by := self.refinements[name].by):
+            if row not in self.rows:
+                raise InputError(f"{where}.{name}: no row {row!r}{suggestion(row, self.rows)}")
+        if self.rows[by].get("method") != "segfix":
+            raise InputError(f"{where}.{name}: by: {by!r} is no row of method segfix")
+        return self.refinements[name]
 
     def resolve(self, name: str, tuned: Options | None = None) -> Run:
         """The row ``name`` with every value filled in. Raises InputError on anything unknown."""
@@ -144,7 +160,7 @@ def _check_space(search: Search, row: Options, values: Options, where: str) -> N
             raise InputError(f"{where}: {key!r} cannot be searched")
         if _says(row, key):
             raise InputError(f"{where}: {key!r} is set by the row and searched; remove one of them")
-        for value in next(iter(space))[1]:
+        for value in space.spread:
             validated(Run, with_values(values, {key: value}), f"{where}: search.space.{key}")
 
 

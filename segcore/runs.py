@@ -1,61 +1,50 @@
-"""A resolved row made real: its network, its data, its training; and its files.
-
-A model folder holds ``weights.safetensors``, ``config.json`` (the resolved row) and
-``classes.json``; it is what a registry keeps and what every later stage loads.
-"""
+"""A resolved row made real: its network, its data, its training."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from segcore.backbones import build_backbone
 from segcore.batches import RankSteps, TrainingStream, evaluation_batches, training_batches
 from segcore.checkpoints import Checkpoint
 from segcore.decoded_cache import open_reader
 from segcore.distributed import rank, world_size
-from segcore.errors import InputError, validated
+from segcore.errors import InputError
 from segcore.evaluation import evaluate
-from segcore.files import read_json, write_json, written_whole
 from segcore.losses import Criterion, balanced_weights, build_criterion
 from segcore.metrics import Scores
-from segcore.models import build_model
+from segcore.model_files import (
+    CLASSES,
+    CONFIG,
+    WEIGHTS,
+    LoadedModel,
+    build_network,
+    load_model,
+    save_model,
+)
 from segcore.optimization import build_optimizer, build_schedule
 from segcore.row import Run
-from segcore.segmenter import Segmenter
-from segcore.shards import Manifest, ShardReader
+from segcore.shards import Manifest
+from segcore.targets import classes_of, criterion_of, reader_of, relabelling
 from segcore.training import Event, Plan, fit, prepare_model
 from segcore.transforms import Augmentation
 from segcore.types import Batch, ClassTable
 
-WEIGHTS, CONFIG, CLASSES = "weights.safetensors", "config.json", "classes.json"
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A network ready for inference, the row that it was trained by, and its classes."""
-
-    network: Segmenter
-    config: Run
-    classes: ClassTable
-
-
-def build_network(run: Run, num_classes: int) -> Segmenter:
-    """Raises InputError where the row asks for what a method or backbone does not have."""
-    backbone = build_backbone(
-        run.backbone,
-        output_stride=run.output_stride,
-        pretrained=run.pretrained and not run.init,
-        **run.backbone_options,
-    )
-    options = dict(run.options)
-    return build_model(run.method, backbone, num_classes, auxiliary=run.auxiliary, **options)
+__all__ = [
+    "CLASSES",
+    "CONFIG",
+    "WEIGHTS",
+    "LoadedModel",
+    "build_network",
+    "check",
+    "device_of",
+    "load_model",
+    "save_model",
+    "train",
+]
 
 
 def check(run: Run, num_classes: int) -> None:
@@ -63,7 +52,8 @@ def check(run: Run, num_classes: int) -> None:
     with torch.device("meta"):
         build_network(run.model_copy(update={"pretrained": False}), num_classes)
     _criterion(run, [1] * num_classes)
-    _check_parts(run, run.workers)
+    for workers in range(run.least_workers, run.most_workers + 1):
+        _check_parts(run, workers)
 
 
 def _check_parts(run: Run, workers: int) -> None:
@@ -102,33 +92,52 @@ def train(
     classes = Manifest.read(shards).classes
     resumed = Checkpoint.read(checkpoint) if checkpoint else None
     torch.manual_seed(run.seed)
-    network = build_network(run, len(classes))
+    network = build_network(run, len(classes_of(run, classes)))
     if initial and not resumed:
         network.load_state_dict(initial, strict=False)
     model = prepare_model(
         network,
         device,
+        frozen_batchnorm=run.freeze_batchnorm,
         sync_batchnorm=run.sync_batchnorm,
         channels_last=run.channels_last,
         compile=run.compile,
     )
     optimizer, schedule = _optimization(run, network)
-    criterion = _criterion(run, Manifest.read(shards).split("train")["pixels"])
+    criterion = _criterion(run, _training_pixels(run, shards))
     batches = _training_batches(run, shards, classes, resumed.step if resumed else 0)
-    validation = _validation(run, shards, len(classes))
-    plan = Plan(
+    validation = _validation(run, shards, len(classes_of(run, classes)))
+    plan = _plan(run, device)
+    yield from fit(model, batches, criterion, optimizer, schedule, validation, plan, resumed)
+
+
+def _plan(run: Run, device: torch.device) -> Plan:
+    return Plan(
         steps=run.steps,
         evaluate_every=run.evaluate_every,
         save_every=run.save_every,
         seed=run.seed,
         micro_batch=run.micro_batch,
         precision=_precision_of(run, device),
+        clip_norm=run.clip_norm,
+        max_skipped=run.max_skipped,
+        ema_decay=run.ema_decay,
+        patience=run.patience,
+        keep_best=run.keep_best,
     )
-    yield from fit(model, batches, criterion, optimizer, schedule, validation, plan, resumed)
+
+
+def _training_pixels(run: Run, shards: str) -> list[int]:
+    """Of each class, over all splits that the row trains on."""
+    manifest = Manifest.read(shards)
+    counts = [manifest.split(split)["pixels"] for split in run.train_splits]
+    return [sum(of_class) for of_class in zip(*counts, strict=True)]
 
 
 def _criterion(run: Run, pixels: Sequence[int]) -> Criterion:
-    """``pixels`` are those of each class in the training split."""
+    """``pixels`` are those of each class that training sees."""
+    if own := criterion_of(run):
+        return own
     weights = balanced_weights(pixels) if run.class_weights == "balanced" else run.class_weights
     if weights is not None and len(weights) != len(pixels):
         raise InputError(
@@ -155,6 +164,8 @@ def _optimization(run: Run, network: nn.Module) -> tuple[Optimizer, LRScheduler]
         momentum=run.momentum,
         weight_decay=run.weight_decay,
         head_multiplier=run.head_multiplier,
+        bias_multiplier=run.bias_multiplier,
+        decay_all=run.decay_all,
     )
     schedule = build_schedule(
         run.schedule,
@@ -179,8 +190,9 @@ def _training_batches(run: Run, shards: str, classes: ClassTable, start: int) ->
         aspect=run.aspect,
         rotation=run.rotation,
         brightness=run.brightness,
+        relabel=relabelling(run),
     )
-    reader = open_reader(shards, "train", run.decoded_cache)
+    reader = open_reader(shards, run.train_splits, run.decoded_cache)
     stream = TrainingStream(reader, augmentation, run.seed)
     positions = RankSteps(start, run.steps, run.batch_size, rank(), world_size())
     return training_batches(stream, positions, loader_workers=run.loader_workers)
@@ -190,7 +202,7 @@ def _validation(run: Run, shards: str, num_classes: int) -> Callable[[nn.Module]
     """Scores a network on the split ``val``, else the row's first one, each worker its slice."""
     split = "val" if "val" in Manifest.read(shards).splits else run.splits[0]
     batches = evaluation_batches(
-        ShardReader(shards, split),
+        reader_of(run, shards, split),
         rank=rank(),
         ranks=world_size(),
         loader_workers=run.loader_workers,
@@ -205,43 +217,3 @@ def _validation(run: Run, shards: str, num_classes: int) -> Callable[[nn.Module]
 def _precision_of(run: Run, device: torch.device) -> torch.dtype:
     auto = "bfloat16" if device.type == "cuda" else "float32"
     return getattr(torch, auto if run.precision == "auto" else run.precision)
-
-
-def save_model(
-    folder: Path, weights: Mapping[str, Tensor], row: str, run: Run, classes: ClassTable
-) -> None:
-    """Writes a model folder; its files are whole or absent."""
-    # safetensors takes neither channels-last tensors nor two that share memory.
-    plain = {
-        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, value in weights.items()
-    }
-    with written_whole(folder / WEIGHTS) as aside:
-        save_file(plain, aside)
-    write_json(folder / CONFIG, {"key": row, **run.model_dump(mode="json")})
-    write_json(folder / CLASSES, asdict(classes))
-
-
-def load_model(folder: Path) -> LoadedModel:
-    """The network of a model folder, in eval mode, on the CPU.
-
-    Raises InputError where a file is missing or cut short, and where the weights are not those
-    of the network and the classes that stand beside them.
-    """
-    values = read_json(folder / CONFIG)
-    row = values.pop("key", None)
-    run = validated(Run, values, str(folder / CONFIG))
-    table = read_json(folder / CLASSES)
-    classes = ClassTable(
-        tuple(table["names"]), tuple(map(tuple, table["colours"])), tuple(table["mirror"])
-    )
-    network = build_network(run.model_copy(update={"pretrained": False}), len(classes))
-    try:
-        network.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        cause = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{folder / WEIGHTS} does not hold the weights of {run.method} on {run.backbone} with "
-            f"{len(classes)} classes ({cause}); train the row {row} again"
-        ) from None
-    return LoadedModel(network.eval(), run, classes)

@@ -123,16 +123,17 @@ class Manifest:
 
 
 class ShardReader:
-    """The samples of a split, by index, in the order of preparation.
+    """The samples of a split, or of several, by index, in the order of preparation.
 
     ``folder`` is a local path or any address that fsspec knows; of remote shards, copies on this
     machine are read. Files are opened at first use, in the process that uses them, so a reader
     may be sent to loader workers.
     """
 
-    def __init__(self, folder: str, split: str) -> None:
+    def __init__(self, folder: str, split: str | tuple[str, ...]) -> None:
         self.folder = folder.rstrip("/")
-        shards = Manifest.read(folder).split(split)["shards"]
+        manifest, names = Manifest.read(folder), (split,) if isinstance(split, str) else split
+        shards = [shard for name in names for shard in manifest.split(name)["shards"]]
         self.shards = [(shard["name"], shard["sha256"]) for shard in shards]
         self.ends = np.cumsum([shard["rows"] for shard in shards], dtype=np.int64)
 

@@ -1,5 +1,6 @@
 """The tables of ``params.yaml`` beside and inside a row: their keys and what they mean."""
 
+from operator import gt
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
@@ -95,15 +96,51 @@ class StorageTable(Table):
     """Only people who may have every dataset can read it; some licences ask for that."""
 
 
+class Refinement(Table):
+    """How ``refine`` corrects the labels of a row."""
+
+    by: str
+    """A row of the method ``segfix``, trained on whatever dataset."""
+    step: Positive = 2
+    """Pixels along each axis that a corrected label is taken from."""
+
+
 class TestTime(Table):
-    """How ``evaluate`` looks at an image: class probabilities are averaged over all views."""
+    """How ``evaluate`` looks at an image, and where it scores: the whole image unless asked.
+
+    Labels come at the size of the dataset's own, but for a ``crop``. Class probabilities are
+    averaged over all scales and flips; in windows, scores where windows overlap.
+    """
 
     __test__ = False  # pytest would take it for a test by its name
 
+    resize: Positive | Size | None = None
+    """First of all, to this short side or stretched to this size."""
+    crop: Size | None = None
+    """Only the middle of the resized image is looked at, and of its resized labels."""
     scales: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (1.0,)
     """Factors that the image is resized by."""
     flip: bool = False
     """Every scale mirrored as well."""
+    window: Size | None = None
+    """An image larger than this is seen through windows of this size, the last one moved inward."""
+    stride: Size | None = None
+    """From one window to the next, downward and to the right."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TestTime":
+        if (self.window is None) != (self.stride is None):
+            raise ValueError("window and stride say something only together; give both or neither")
+        if self.window and self.stride and any(map(gt, self.stride, self.window)):
+            gap = f"stride {list(self.stride)} leaves gaps between windows of {list(self.window)}"
+            raise ValueError(f"{gap}; make it smaller")
+        if self.crop and self.resize is None:
+            raise ValueError("crop needs resize, so that every image is large enough for it")
+        if self.crop and self.resize is not None:
+            sides = self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
+            if any(map(gt, self.crop, sides)):
+                raise ValueError(f"crop {list(self.crop)} does not fit into resize {self.resize}")
+        return self
 
 
 Metric = Literal["miou", "pixel_accuracy", "mean_of_both"]

@@ -49,7 +49,7 @@ class Augmentation:
     turned by. ``max_class_share`` is the largest share of the labelled pixels of a crop that one
     class may have before another crop is drawn (10 draws). ``flip`` is a probability, ``mirror``
     the class that each class becomes in a mirrored image, ``brightness`` the most levels that are
-    added or taken away.
+    added or taken away. ``relabel`` makes other labels of those that all this left.
     """
 
     crop: tuple[int, int]
@@ -62,6 +62,7 @@ class Augmentation:
     aspect: tuple[float, float] = (1.0, 1.0)
     rotation: float = 0.0
     brightness: int = 0
+    relabel: Callable[[LabelMap], LabelMap] | None = None
 
     def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
         image, labels = random_crop(sample.image, sample.labels, generator, self)
@@ -71,6 +72,8 @@ class Augmentation:
             image = shift_brightness(image, generator, self.brightness)
         if self.photometric:
             image = photometric_distortion(image, generator)
+        if self.relabel:
+            labels = self.relabel(labels)
         return Sample(sample.id, image, labels)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from segcore.checkpoints import STATE, Checkpoint
+from segcore.checkpoints import STATE, Checkpoint, Kept
 from segcore.errors import InputError
 from tests.workers import exit_code_of
 
@@ -24,7 +24,8 @@ def checkpoint(step: int) -> Checkpoint:
         optimizer.state[parameter]["momentum_buffer"].fill_(step)
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     best = {"weight": torch.full((2, 3), step / 2, dtype=torch.bfloat16)}
-    return Checkpoint(step, state, best_miou=step / 10, best_weights=best)
+    kept = (Kept(step, step / 10, best), Kept(1, step / 20, {"weight": torch.zeros(1)}))
+    return Checkpoint(step, state, kept, stale=step + 1)
 
 
 def assert_is(found: Checkpoint, step: int) -> None:
@@ -41,6 +42,14 @@ def test_before_the_first_evaluation_there_are_no_best_weights(tmp_path):
     Checkpoint(1, {}).write(tmp_path / "last")
     found = Checkpoint.read(tmp_path / "last")
     assert (found.best_miou, found.best_weights) == (float("-inf"), None)
+
+
+def test_the_first_of_those_kept_is_the_best(tmp_path):
+    checkpoint(3).write(tmp_path / "last")
+    found = Checkpoint.read(tmp_path / "last")
+    assert found.best_miou == 0.3
+    assert found.best_weights is found.kept[0].weights
+    assert found.kept[1]._fields == ("step", "miou", "weights")
 
 
 def test_a_newer_one_replaces_the_older(tmp_path):

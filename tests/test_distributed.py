@@ -16,6 +16,8 @@ from segcore.distributed import (
 )
 from tests.workers import run_workers
 
+pytestmark = pytest.mark.long
+
 SHARES = 3, 1
 """Images per worker."""
 

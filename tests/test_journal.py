@@ -58,6 +58,19 @@ def test_a_step_and_an_evaluation_become_a_line_each_and_a_save_none(tmp_path: P
     }
 
 
+def test_a_skipped_step_says_so_and_gives_no_figure_that_json_has_no_word_for(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    with journal(path) as opened:
+        opened.record(Step(1, float("nan"), 0.01, 0.5, 0.0, skipped=True))
+        opened.record(Step(2, 3.5, 0.01, 0.5, 0.0, skipped=True))  # its gradient was not finite
+    lines = [json.loads(text, parse_constant=pytest.fail) for text in path.read_text().splitlines()]
+    rest = {"learning_rate": 0.01, "seconds": 0.5, "data_seconds": 0.0, "skipped": 1}
+    assert lines == [
+        {"event": "step", "step": 1, **rest},
+        {"event": "step", "step": 2, "loss": 3.5, **rest},
+    ]
+
+
 def test_each_line_is_on_disk_at_once(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     with journal(path) as opened:

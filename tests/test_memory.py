@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from segcore import memory
-from segcore.memory import peak_memory
+from segcore.errors import InputError
+from segcore.memory import named_shortage, peak_memory
 
 CPU = torch.device("cpu")
 
@@ -18,7 +19,8 @@ def hold_64_megabytes() -> torch.Tensor:
 
 FRESH = """
 import torch
-from segcore.memory import peak_memory
+from segcore.errors import InputError
+from segcore.memory import named_shortage, peak_memory
 
 def hold_64_megabytes():
     return torch.ones(16_000_000).sum()
@@ -57,3 +59,44 @@ def test_on_a_gpu():
     device = torch.device("cuda")
     peak = peak_memory(lambda: torch.ones(16_000_000, device=device).sum(), device)
     assert 64e6 <= peak < 70e6
+
+
+SHORT_OF_MEMORY = """
+import resource
+import torch
+from segcore.errors import InputError
+from segcore.memory import named_shortage
+
+torch.ones(2)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000, -1))
+try:
+    with named_shortage(6, (512, 1024)):
+        torch.ones(1_000_000_000)
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_shortage_names_what_to_change():
+    """A true one: a limit of the process, met by torch's allocator."""
+    told = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, check=True
+    ).stdout
+    assert told.startswith("out of memory with 6 images of 512x1024 at once (")
+    assert "set micro_batch to 3" in told
+    assert "lower crop" in told
+    assert "python -m pipelines.plan" in told
+
+
+def test_one_image_cannot_be_divided():
+    with (
+        pytest.raises(InputError, match=r"out of memory with 1 images .*\); lower crop"),
+        named_shortage(1, (64, 64)),
+    ):
+        raise MemoryError("no memory")
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="shapes"), named_shortage(2, (64, 64)):
+        raise RuntimeError("shapes do not fit")

@@ -94,6 +94,55 @@ def test_every_parameter_is_in_one_group():
     assert rest == {id(p) for p in network.classify.parameters()}
 
 
+class Mixed(nn.Module):
+    """Every kind of parameter, in the backbone and outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.classify = nn.Conv2d(4, 2, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+        self.shared = self.classify  # known by two names, learnt once
+
+
+def settings_of(**options) -> dict[str, tuple[float, float]]:
+    """Learning rate and weight decay of every parameter, by its name."""
+    network = Mixed()
+    optimizer = build_optimizer(
+        "sgd", network, learning_rate=0.1, weight_decay=0.01, head_multiplier=10.0, **options
+    )
+    names = {id(each): name for name, each in network.named_parameters()}
+    found = [
+        (names[id(each)], (group["lr"], group["weight_decay"]))
+        for group in optimizer.param_groups
+        for each in group["params"]
+    ]
+    assert len(found) == len(names)
+    return dict(found)
+
+
+@pytest.mark.parametrize("decay_all", [True, False])
+@pytest.mark.parametrize("bias", [1.0, 2.0])
+def test_each_kind_of_parameter_has_its_rate_and_its_decay(bias, decay_all):
+    less = 0.01 if decay_all else 0.0
+    assert settings_of(bias_multiplier=bias, decay_all=decay_all) == {
+        "backbone.0.weight": (0.1, 0.01),
+        "backbone.0.bias": (0.1 * bias, less),
+        "backbone.1.weight": (0.1, less),
+        "backbone.1.bias": (0.1, less),  # of a norm: no bias of a product
+        "classify.weight": (1.0, 0.01),
+        "classify.bias": (1.0 * bias, less),
+        "gamma": (1.0, less),
+    }
+
+
+def test_the_first_group_has_the_rate_that_is_reported():
+    options = {"bias_multiplier": 2.0, "decay_all": False, "head_multiplier": 3.0}
+    groups = build_optimizer("adamw", Mixed(), learning_rate=0.1, **options).param_groups
+    assert groups[0]["lr"] == 0.1
+    assert [len(group["params"]) for group in groups] == [1, 2, 1, 1, 1, 1]
+
+
 def test_a_schedule_goes_on_where_it_was():
     def after(steps: int, start: int = 0, state=None) -> tuple[dict, list[float]]:
         optimizer = build_optimizer("sgd", model(), learning_rate=0.1, head_multiplier=10.0)

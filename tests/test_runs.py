@@ -1,12 +1,9 @@
-"""Rows trained for real on the tiny dataset: repeated, killed, resumed, spread over workers."""
+"""Rows trained for real on the dataset ``tiny``: repeated, resumed, spread over workers."""
 
-import copy
-import hashlib
 import itertools
 import json
 import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +12,18 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from segcore.checkpoints import STATE, Checkpoint
+from segcore.checkpoints import STATE
 from segcore.errors import InputError
-from segcore.inference import predict_labels
 from segcore.models import list_methods, list_options
 from segcore.row import Run
-from segcore.runs import WEIGHTS, build_network, check, load_model, save_model, train
-from segcore.shards import Manifest, ShardReader
-from segcore.training import Evaluated, Saved, Step
-from tests.workers import exit_code_of, run_workers
+from segcore.runs import build_network, check, train
+from segcore.shards import ShardReader
+from segcore.training import Evaluated, Step
+from tests.tiny_training import calm, hash_of, last_of, losses_of, row, unequal
+from tests.workers import run_workers
 
 GOLDEN = Path(__file__).parent / "golden" / "losses"
-HALF = 4
-"""Steps before a training is cut off, and after."""
-
-
-def row(**values: Any) -> Run:
-    """A small network, with everything that is random in training switched on."""
-    plain = {
-        "method": "fcn",
-        "backbone": "mobilenetv2_035",
-        "dataset": "tiny",
-        "options": {"width": 16, "auxiliary_width": 16},
-        "steps": 2 * HALF,
-        "batch_size": 4,
-        "crop": (64, 64),
-        "evaluate_every": HALF,
-        "save_every": HALF,
-        "device": "cpu",
-    }
-    return Run(**(plain | values))
-
-
-def losses_of(run: Run, shards: str, checkpoint: Path | None = None) -> list[float]:
-    return [event.loss for event in train(run, shards, checkpoint) if isinstance(event, Step)]
-
-
-def last_of(run: Run, shards: str, checkpoint: Path | None = None) -> Checkpoint:
-    """The last checkpoint that a training saves."""
-    saved = [event for event in train(run, shards, checkpoint) if isinstance(event, Saved)]
-    return copy.deepcopy(saved[-1].checkpoint)
-
-
-def hash_of(weights: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        digest.update(name.encode() + value.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-# --- repeated, killed, resumed -----------------------------------------------------------------
+# --- repeated, resumed -------------------------------------------------------------------------
 
 
 def test_a_seed_decides_everything(tiny):
@@ -77,48 +36,6 @@ def test_a_seed_decides_everything(tiny):
 def test_loader_workers_change_nothing(tiny):
     alone, spread = (losses_of(row(steps=3, loader_workers=count), tiny) for count in (0, 2))
     assert alone == spread
-
-
-def train_and_die(shards: str, folder: Path, moment: str) -> None:
-    """Saves what there is to save, and is killed two steps later or inside the next save."""
-    for event in train(row(loader_workers=2), shards):
-        if isinstance(event, Step) and event.number == HALF + 2 and moment == "step":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if isinstance(event, Saved):
-            if event.number > HALF:
-                os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
-            event.checkpoint.write(folder)
-
-
-@pytest.fixture(scope="module")
-def never_stopped(tiny) -> tuple[list[float], Checkpoint]:
-    losses = []
-    for event in train(row(loader_workers=2), tiny):
-        if isinstance(event, Step):
-            losses.append(event.loss)
-        if isinstance(event, Saved):
-            checkpoint = event.checkpoint
-    return losses, copy.deepcopy(checkpoint)
-
-
-@pytest.mark.parametrize("moment", ["step", "save"])
-@pytest.mark.long
-def test_killed_and_resumed_is_never_stopped(tiny, tmp_path, never_stopped, moment):
-    losses, straight = never_stopped
-    folder = tmp_path / "last"
-    assert exit_code_of(train_and_die, tiny, folder, moment) == -signal.SIGKILL
-    assert len(list(tmp_path.glob(".last.*.part"))) == (moment == "save")
-    assert Checkpoint.read(folder).step == HALF
-    resumed = []
-    for event in train(row(loader_workers=2), tiny, folder):
-        if isinstance(event, Step):
-            resumed.append(event.loss)
-        if isinstance(event, Saved):
-            event.checkpoint.write(folder)
-    assert resumed == losses[HALF:]
-    found = Checkpoint.read(folder)
-    assert hash_of(found.state["model"]) == hash_of(straight.state["model"])
-    torch.testing.assert_close(vars(found), vars(straight), rtol=0, atol=0)
 
 
 def test_a_training_that_had_ended_takes_no_step(tiny, tmp_path):
@@ -134,22 +51,6 @@ def test_a_checkpoint_cut_short_is_refused(tiny, tmp_path):
 
 
 # --- spread over workers -----------------------------------------------------------------------
-
-
-def calm(**values: Any) -> Run:
-    """Twenty steps that rounding does not lead astray: 5e-7 between memory layouts, measured.
-
-    A narrow backbone at a high learning rate differs by percents then, with nothing wrong: its
-    channels that hardly vary are divided by next to nothing.
-    """
-    plain = {"backbone": "resnet10t", "learning_rate": 5e-4, "precision": "float32"}
-    return row(**(plain | {"steps": 20, "evaluate_every": 20, "save_every": 20} | values))
-
-
-def unequal(**values: Any) -> Run:
-    """Five images a step, so two workers have two and three; void pixels make them differ more."""
-    options = {"width": 16, "auxiliary_width": 16, "dropout": 0.0}
-    return calm(options=options, batch_size=5, **values)
 
 
 def losses_and_scores(run: Run, shards: str) -> tuple[list[float], list[list[int]]]:
@@ -193,6 +94,50 @@ def refusal(shards: str) -> str:
     return str(caught.value)
 
 
+# --- the course of a row ---------------------------------------------------------------------
+
+
+def test_training_draws_from_all_its_splits_as_one(tiny, monkeypatch):
+    seen = []
+
+    def look(model, batches, *rest):
+        seen.extend(batch.ids for batch in batches)
+        return iter(())
+
+    monkeypatch.setattr("segcore.runs.fit", look)
+    list(train(row(steps=3, train_splits=("train", "val")), tiny))
+    assert sorted(sum(seen, ())) == [f"{number:02d}" for number in range(12)]
+    with pytest.raises(InputError, match="has no split 'train_extra'"):
+        next(train(row(train_splits=("train", "train_extra")), tiny))
+
+
+def test_what_a_row_says_of_its_steps_reaches_them(tiny):
+    torch.manual_seed(0)
+    before = build_network(row(), 4).state_dict()
+    said = {"ema_decay": 0.5, "clip_norm": 1e-3, "freeze_batchnorm": True, "weight_decay": 0.0}
+    said |= {"bias_multiplier": 2.0, "decay_all": False, "keep_best": 2, "evaluate_every": 1}
+    last = last_of(row(steps=2, save_every=2, **said), tiny)
+    state = last.state["model"]
+    norms = [name for name in state if "running_mean" in name and name.startswith("backbone.")]
+    for name in norms:
+        for kind in ("running_mean", "running_var", "weight", "bias"):
+            same = name.replace("running_mean", kind)
+            torch.testing.assert_close(state[same], before[same], rtol=0, atol=0)
+    # Two steps of SGD at 0.01, momentum 0.9, twice as fast for biases: shorter than this.
+    moved = sum(float((state[name] - before[name]).square().sum()) for name in learnt(state))
+    assert 0 < moved**0.5 < 2 * 0.01 * (1 + 1.9) * 1e-3
+    assert len(last.state["optimizer"]["param_groups"]) == 5
+    assert 1 <= len(last.kept) <= 2
+    best = next(each for each in last.kept if each.step == max(k.step for k in last.kept))
+    assert best.weights is not None
+    if best.step == 2:
+        torch.testing.assert_close(best.weights, dict(last.state["average"]), rtol=0, atol=0)
+
+
+def learnt(state: dict[str, torch.Tensor]) -> list[str]:
+    return [name for name in state if not name.endswith(("mean", "var", "tracked"))]
+
+
 # --- losses of a row -----------------------------------------------------------------------------
 
 
@@ -200,15 +145,17 @@ def first_loss(shards: str, **values: Any) -> float:
     return losses_of(calm(steps=1, **values), shards)[0]
 
 
-def test_class_weights_are_those_of_the_training_split(tiny):
+@pytest.mark.parametrize("splits", [("train",), ("train", "val")])
+def test_class_weights_are_those_of_what_training_sees(tiny, splits):
     """By name they are what the manifest's counts say; scikit-learn agrees on the labels."""
-    reader = ShardReader(tiny, "train")
+    reader = ShardReader(tiny, splits)
+    assert len(reader) == 4 + 4 * len(splits)
     labels = torch.cat([reader[index].labels.flatten() for index in range(len(reader))]).numpy()
     labels = labels[labels != 255]
     weights = compute_class_weight("balanced", classes=np.arange(4), y=labels)
-    named = first_loss(tiny, class_weights="balanced")
-    assert named == first_loss(tiny, class_weights=tuple(weights))
-    assert named != pytest.approx(first_loss(tiny), rel=0.01)
+    named = first_loss(tiny, class_weights="balanced", train_splits=splits)
+    assert named == first_loss(tiny, class_weights=tuple(weights), train_splits=splits)
+    assert named != pytest.approx(first_loss(tiny, train_splits=splits), rel=0.01)
 
 
 def test_every_weight_of_a_row_reaches_its_loss(tiny):
@@ -260,69 +207,6 @@ def test_every_record_is_of_a_method():
     assert {path.stem for path in GOLDEN.glob("*.json")} == set(list_methods())
 
 
-# --- model folders -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def saved(tiny, tmp_path) -> tuple[Path, dict[str, torch.Tensor]]:
-    checkpoint, classes = last_of(row(steps=2), tiny), Manifest.read(tiny).classes
-    assert checkpoint.best_weights is not None
-    save_model(tmp_path / "model", checkpoint.best_weights, "fcn-tiny", row(steps=2), classes)
-    return tmp_path / "model", checkpoint.best_weights
-
-
-def test_a_saved_model_predicts_what_it_did(tiny, saved):
-    folder, weights = saved
-    loaded = load_model(folder)
-    assert loaded.config == row(steps=2)
-    assert loaded.classes == Manifest.read(tiny).classes
-    assert not loaded.network.training
-    network = build_network(row(), 4)
-    network.load_state_dict(weights)
-    reader = ShardReader(tiny, "val")
-    for index in range(len(reader)):
-        image = reader[index].image[None]
-        expected = predict_labels(network.eval(), image)
-        assert torch.equal(predict_labels(loaded.network, image), expected)
-
-
-def test_weights_in_any_memory_layout_are_saved(tiny, saved, tmp_path):
-    folder, weights = saved
-    network = build_network(row(), 4).to(memory_format=torch.channels_last)
-    network.load_state_dict(weights)
-    state = network.state_dict()
-    save_model(tmp_path / "again", state, "fcn-tiny", row(steps=2), Manifest.read(tiny).classes)
-    names = sorted(path.name for path in folder.iterdir())
-    assert names == ["classes.json", "config.json", "weights.safetensors"]
-    for name in names:
-        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
-
-
-def test_weights_of_another_class_count_are_refused(saved):
-    folder, _ = saved
-    table = json.loads((folder / "classes.json").read_text())
-    fewer = {key: values[:3] for key, values in table.items()}
-    (folder / "classes.json").write_text(json.dumps(fewer))
-    with pytest.raises(InputError, match=r"with 3 classes \(.*\); train the row fcn-tiny again"):
-        load_model(folder)
-
-
-@pytest.mark.parametrize("kept", [0, 100, 100_000])
-def test_weights_cut_short_are_refused(saved, kept):
-    folder, _ = saved
-    os.truncate(folder / WEIGHTS, kept)
-    with pytest.raises(InputError, match=r"weights\.safetensors does not hold the weights of fcn"):
-        load_model(folder)
-
-
-@pytest.mark.parametrize("name", ["weights.safetensors", "config.json", "classes.json"])
-def test_a_model_folder_that_lacks_a_file_is_refused(saved, name):
-    folder, _ = saved
-    (folder / name).unlink()
-    with pytest.raises(InputError, match=name):
-        load_model(folder)
-
-
 # --- what a row may not ask for ----------------------------------------------------------------
 
 
@@ -365,6 +249,9 @@ def test_a_missing_split_is_told_before_the_first_step(tiny, tmp_path):
 
 
 def test_low_precision_trains_nearly_the_same(tiny):
-    exact, low = (losses_of(row(steps=4, precision=p), tiny) for p in ("float32", "bfloat16"))
+    precisions = ("float32", "bfloat16", "float16")
+    exact, low, half = (losses_of(row(steps=4, precision=p), tiny) for p in precisions)
     assert exact != low
+    assert exact != half
     assert low == pytest.approx(exact, rel=0.05)
+    assert half == pytest.approx(exact, rel=0.01)

@@ -2,87 +2,30 @@
 
 import copy
 import math
-from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from segcore.distributed import SyncBatchNorm, rank, world_size
+from segcore.distributed import SyncBatchNorm
 from segcore.errors import InputError
-from segcore.metrics import Scores
 from segcore.models import build_model
 from segcore.optimization import build_optimizer, build_schedule
-from segcore.training import Evaluated, Plan, Saved, Step, fit, prepare_model, unwrapped
+from segcore.training import Evaluated, Saved, Step, fit, prepare_model, unwrapped
 from segcore.transforms import normalise
-from segcore.types import IGNORE, Batch, Prediction
+from segcore.types import IGNORE, Batch
+from tests.small_training import (
+    BATCH,
+    Small,
+    batches,
+    cross_entropy,
+    events_of,
+    losses_of,
+    nothing_scored,
+    plan,
+    scripted,
+)
 from tests.workers import run_workers
-
-BATCH = 5
-"""Two workers have 2 and 3 images of it."""
-
-
-class Small(nn.Module):
-    """Scores of 4 classes at half the size, after BatchNorm and dropout if wanted."""
-
-    def __init__(self, *, norm: bool = True, dropout: float = 0.0) -> None:
-        super().__init__()
-        torch.manual_seed(7)
-        self.backbone = nn.Sequential(
-            nn.Conv2d(3, 8, 3, stride=2, padding=1),
-            nn.BatchNorm2d(8) if norm else nn.Identity(),
-            nn.ReLU(),
-        )
-        self.classify = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(8, 4, 1))
-
-    def forward(self, images):
-        images = images.to(self.classify[1].weight.dtype)
-        return Prediction(self.classify(self.backbone(images)))
-
-
-def cross_entropy(prediction: Prediction, labels: torch.Tensor) -> torch.Tensor:
-    """A sum in the precision of the logits: segcore's own works in float32 only."""
-    logits = F.interpolate(prediction.logits, labels.shape[-2:], mode="bilinear")
-    return F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="sum")
-
-
-def batches(steps: int, *, start: int = 0, size: int = BATCH) -> Iterator[Batch]:
-    """This worker's share of every global batch; images differ in how much is labelled."""
-    first, last = (size * place // world_size() for place in (rank(), rank() + 1))
-    for step in range(start, steps):
-        generator = np.random.default_rng([step, 11])
-        images = generator.integers(0, 256, (size, 3, 8, 10), dtype=np.uint8)
-        labels = (images[:, 0] // 64).astype(np.uint8)
-        for number in range(size):
-            labels[number, :, : 2 * number] = IGNORE
-        ids = tuple(f"{step}.{number}" for number in range(first, last))
-        yield Batch(torch.tensor(images[first:last]), torch.tensor(labels[first:last]), ids)
-
-
-def nothing_scored(_: nn.Module) -> Scores:
-    return Scores(np.eye(4, dtype=np.int64))
-
-
-def events_of(network, plan, *, resumed=None, evaluate=nothing_scored, rate=0.05, **options):
-    """Trains ``network`` on the batches above; the learning rate falls linearly."""
-    model = prepare_model(network, torch.device("cpu"), **options)
-    optimizer = build_optimizer("sgd", network, learning_rate=rate)
-    schedule = build_schedule("poly", optimizer, steps=plan.steps, power=1.0)
-    start = resumed.step if resumed else 0
-    feed = batches(plan.steps, start=start)
-    return fit(model, feed, cross_entropy, optimizer, schedule, evaluate, plan, resumed)
-
-
-def losses_of(network, plan, **options) -> list[float]:
-    return [each.loss for each in events_of(network, plan, **options) if isinstance(each, Step)]
-
-
-def plan(
-    steps: int, *, evaluate_every: int | None = None, save_every: int | None = None, **options
-) -> Plan:
-    return Plan(steps, evaluate_every or steps, save_every or steps, **options)
 
 
 def test_a_step_by_hand():
@@ -242,42 +185,6 @@ def test_low_precision_gives_nearly_the_same_gradients():
     assert {value.dtype for value in networks[1].parameters()} == {torch.float32}
 
 
-class Overflow(Small):
-    """The scores of the third step are ``value``."""
-
-    def __init__(self, value: float) -> None:
-        super().__init__()
-        self.value, self.step = value, 0
-
-    def forward(self, images):
-        self.step += 1
-        logits = super().forward(images).logits
-        return Prediction(logits * self.value if self.step == 3 else logits)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_ends_the_training(value):
-    network = Overflow(value)
-    events = events_of(network, plan(5, save_every=2))
-    assert [type(next(events)) for _ in range(3)] == [Step, Step, Saved]
-    before = copy.deepcopy(dict(network.named_parameters()))
-    message = r"the loss is (nan|inf) at step 3 \(samples 2\.0, 2\.1, .*2\.4\); lower learning_rate"
-    with pytest.raises(InputError, match=message):
-        next(events)
-    torch.testing.assert_close(dict(network.named_parameters()), before, rtol=0, atol=0)
-
-
-def scripted(*mious: float):
-    """Scores as they come, whatever the network: 1000 pixels of one class each time."""
-    left = iter(mious)
-
-    def evaluate(_: nn.Module) -> Scores:
-        found = round(1000 * next(left))
-        return Scores(np.array([[found, 1000 - found], [0, 0]]))
-
-    return evaluate
-
-
 def test_best_weights_are_those_of_the_best_score_and_survive_a_resumption():
     at_step, halfway = {}, None
     straight = Small(dropout=0.3)
@@ -305,6 +212,96 @@ def test_best_weights_are_those_of_the_best_score_and_survive_a_resumption():
         assert checkpoint.best_miou == 0.7
         torch.testing.assert_close(checkpoint.best_weights, dict(at_step[2]), rtol=0, atol=0)
     torch.testing.assert_close(resumed.state_dict(), straight.state_dict(), rtol=0, atol=0)
+
+
+def test_the_best_so_many_are_kept_and_of_equal_ones_the_earlier():
+    at_step, network = {}, Small()
+    events = events_of(
+        network,
+        plan(6, evaluate_every=1, keep_best=3),
+        evaluate=scripted(0.2, 0.7, 0.4, 0.6, 0.7, 0.1),
+    )
+    for event in events:
+        if isinstance(event, Evaluated):
+            at_step[event.number] = copy.deepcopy(network.state_dict())
+        if isinstance(event, Saved):
+            last = event.checkpoint
+    assert [(each.step, each.miou) for each in last.kept] == [(2, 0.7), (5, 0.7), (4, 0.6)]
+    for each in last.kept:
+        torch.testing.assert_close(each.weights, dict(at_step[each.step]), rtol=0, atol=0)
+
+
+def test_no_better_score_for_long_enough_ends_the_training():
+    """Through a resumption; what follows a training that gave up is nothing."""
+    mious = (0.2, 0.7, 0.4, 0.6, 0.7, 0.9, 0.9)
+    options = {"evaluate_every": 1, "save_every": 2, "patience": 3}
+    events = list(events_of(Small(), plan(7, **options), evaluate=scripted(*mious)))
+    saved = {e.number: copy.deepcopy(e.checkpoint) for e in events if isinstance(e, Saved)}
+    assert [e.number for e in events if isinstance(e, Evaluated)] == [1, 2, 3, 4, 5]
+    assert isinstance(events[-1], Saved)
+    assert {number: each.stale for number, each in saved.items()} == {2: 0, 4: 2, 5: 3}
+    rest = list(
+        events_of(Small(), plan(7, **options), evaluate=scripted(*mious[4:]), resumed=saved[4])
+    )
+    assert [f"{type(event).__name__} {event.number}" for event in rest] == [
+        "Step 5", "Evaluated 5", "Saved 5",
+    ]  # fmt: skip
+    assert list(events_of(Small(), plan(7, **options), resumed=saved[5])) == []
+
+
+def test_what_is_scored_and_kept_is_the_average_of_the_weights():
+    network, scored = Small(), []
+
+    def evaluate(averaged):
+        scored.append((averaged.training, copy.deepcopy(averaged.state_dict())))
+        return nothing_scored(averaged)
+
+    events = events_of(network, plan(4, save_every=2, ema_decay=0.5), evaluate=evaluate)
+    after = [copy.deepcopy(Small().state_dict())]
+    for event in events:
+        if isinstance(event, Step):
+            after.append(copy.deepcopy(network.state_dict()))
+        if isinstance(event, Saved):
+            last = event.checkpoint
+    expected = after[0]
+    for number, weights in enumerate(after[1:], start=1):
+        decay = min(0.5, (1 + number) / (10 + number))
+        expected = {
+            name: decay * value + (1 - decay) * weights[name] if value.is_floating_point()
+            else weights[name]
+            for name, value in expected.items()
+        }  # fmt: skip
+    ((training, found),) = scored
+    assert not training
+    torch.testing.assert_close(dict(found), expected, rtol=1e-6, atol=1e-7)
+    assert int(found["backbone.1.num_batches_tracked"]) == 4
+    torch.testing.assert_close(last.best_weights, dict(found), rtol=0, atol=0)
+    torch.testing.assert_close(dict(last.state["model"]), dict(after[4]), rtol=0, atol=0)
+
+
+def full_plan(steps: int):
+    """All that a step may be asked for, but for float16."""
+    options = {"evaluate_every": 2, "patience": 2, "keep_best": 2}
+    return plan(steps, clip_norm=0.2, ema_decay=0.7, max_skipped=1, **options)
+
+
+def trained_in_full() -> tuple[list[float], list[int], dict[str, torch.Tensor]]:
+    """Losses, when it was evaluated, and the average of the weights."""
+    events = list(events_of(Small().double(), full_plan(12), evaluate=nothing_scored))
+    losses = [event.loss for event in events if isinstance(event, Step)]
+    times = [event.number for event in events if isinstance(event, Evaluated)]
+    assert isinstance(events[-1], Saved)
+    return losses, times, events[-1].checkpoint.state["average"]
+
+
+@pytest.mark.long
+def test_two_workers_clip_average_and_give_up_as_one():
+    losses, times, average = trained_in_full()
+    assert times == [2, 4, 6]  # the first score is never bettered
+    for found, theirs, averaged in run_workers(2, trained_in_full):
+        assert theirs == times
+        assert found == pytest.approx(losses, rel=1e-12)
+        torch.testing.assert_close(averaged, average, rtol=1e-10, atol=1e-12)
 
 
 def test_a_checkpoint_of_another_network_is_refused():

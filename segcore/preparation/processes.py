@@ -15,12 +15,18 @@ Mapper = Callable[[Callable[[Any], Any], Sequence[Any], int], Iterator[tuple[Any
 they are ready."""
 
 
+KILLED = (
+    "a process that prepares images was killed; was memory short? Run the stage again: finished "
+    "shards are kept"
+)
+
+
 def in_processes(
-    function: Callable[[Any], Any], tasks: Sequence[Any], most: int
+    function: Callable[[Any], Any], tasks: Sequence[Any], most: int, killed: str = KILLED
 ) -> Iterator[tuple[Any, Any]]:
     """In at most ``most`` processes, not more than cores; in this one where one is enough.
 
-    Raises InputError where the system killed a process.
+    Raises InputError, with the words ``killed``, where the system killed a process.
     """
     # macOS knows no affinity
     cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
@@ -38,8 +44,7 @@ def in_processes(
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
     except BrokenProcessPool:
-        remedy = "was memory short? Run the stage again: finished shards are kept"
-        raise InputError(f"a process that prepares images was killed; {remedy}") from None
+        raise InputError(killed) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

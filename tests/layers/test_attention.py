@@ -114,6 +114,7 @@ def _unchecked():
     config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_unchecked")
 @pytest.mark.parametrize("scale", [None, 1.0])
 def test_compiles_for_any_number_of_tokens(scale):
