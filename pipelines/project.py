@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from segcore.datasets import Dataset, build_dataset
 from segcore.errors import InputError
 from segcore.files import read_json
 from segcore.params import Params, read_params
 from segcore.row import Run
 from segcore.tables import DatasetTable, Options
+
+if TYPE_CHECKING:
+    from segcore.datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,10 @@ class Project:
             )
         return folder
 
-    def dataset(self, name: str) -> tuple[Dataset, DatasetTable]:
+    def dataset(self, name: str) -> tuple["Dataset", DatasetTable]:
         """Raises InputError where the table has no such dataset or it cannot be built."""
+        from segcore.datasets import build_dataset  # not above: it loads torch
+
         table = self.params.dataset(name)
         return build_dataset(table.form or name, table.options), table
 

@@ -1,19 +1,22 @@
 """Searches the space that a row declares; writes the best values, the trials and pictures.
 
-A row without ``search:`` passes at once, with no trial and nothing tuned.
+A row without ``search:`` passes at once, with no trial and nothing tuned. A search that was
+killed goes on where it was.
 """
 
-import csv
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
+from pipelines.findings import show, write
 from pipelines.project import Project
 from pipelines.stage import run_stage
-from segcore.files import write_json, written_whole
+from segcore.files import hash_of
+from segcore.findings import found, over_seeds
 from segcore.row import Run
-from segcore.search import Search
+from segcore.search import BUDGET, Search, as_trial, under_seeds
+from segcore.tables import Options
 
 if TYPE_CHECKING:
     from pipelines.studies import Study
@@ -24,75 +27,73 @@ def main(key: str, project: Project) -> None:
     (folder / "search").mkdir(parents=True, exist_ok=True)
     if run.search is None:
         best = project.tuned_values(run.weights_of) if run.weights_of else {}
-        _write(folder, {"metric": "miou", "space": {}, "best": best, "trials": []})
+        write(folder, {"metric": "miou", "space": {}, "best": best, "trials": []})
         return
-    study = _search(key, run, run.search, project)
-    trials = study.table()
-    best = max((t for t in trials if t["miou"] is not None), key=lambda trial: trial["miou"])
-    result = {
-        "metric": "miou",
-        "space": run.search.model_dump(mode="json")["space"],
-        "best": best["values"],
-        "best_trial": best["id"],
-        "trials": trials,
-    }
-    for picture in _draw(result, folder / "search"):
-        study.store.log_file(study.parent, picture)
-    _write(folder, result)
-    print(f"{key}: best of {len(trials)} trials {best['miou']:.4f} with {best['values']}")
+    result = _search(key, run, run.search, project)
+    best = next(t["miou"] for t in result["trials"] if t["id"] == result["best_trial"])
+    print(f"{key}: best of {len(result['trials'])} trials {best:.4f} with {result['best']}")
+    if seeds := result.get("seeds"):
+        low, high = seeds["interval"]
+        print(f"{key}: under other seeds {seeds['mean']:.4f} [{low:.4f}, {high:.4f}]")
 
 
-def _write(folder: Path, result: dict[str, Any]) -> None:
-    names = list(result["space"])
-    with written_whole(folder / "search" / "trials.csv") as aside, aside.open("w") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["trial", *names, "miou", "steps", "status"])
-        for trial in result["trials"]:
-            values = [trial["values"][name] for name in names]
-            table.writerow([trial["id"], *values, trial["miou"], trial["steps"], trial["status"]])
-    write_json(folder / "search.json", result)
-
-
-def _search(key: str, run: Run, search: Search, project: Project) -> "Study":
+def _search(key: str, run: Run, search: Search, project: Project) -> dict[str, Any]:
     # not above: a row without a search needs neither torch nor ray
     from pipelines import cluster
-    from pipelines.progress import progress
     from pipelines.publish import shards_for_workers
     from pipelines.studies import Study
     from pipelines.tracking import open_store
+    from pipelines.train import code_hash
     from segcore.runs import check
     from segcore.shards import Manifest
+    from segcore.targets import classes_of
 
     shards = shards_for_workers(run.dataset, project)
     manifest = Manifest.read(shards)
-    check(run, len(manifest.classes))
-    store = open_store(project.root)
-    alone = run.model_copy(update={"workers": 1})  # a trial trains in one process
-    values = alone.model_dump(mode="json") | {
-        "steps": search.steps,
-        "evaluate_every": search.evaluate_every,
-        "save_every": search.steps,
-        "search": None,
-    }
-    name = f"tune-{key}-{run.fingerprint()}"
-    rmtree(project.work / name, ignore_errors=True)
+    trial = run.model_copy(update={"workers": search.workers})
+    check(trial, len(classes_of(run, manifest.classes)))
+    known = [run.fingerprint(), search.model_dump(mode="json", exclude=BUDGET)]
+    name = f"tune-{key}-{hash_of([*known, manifest.data_hash, code_hash()])}"
     with ExitStack() as stack:
-        stack.enter_context(cluster.cluster(alone, search.concurrent))
-        steps = stack.enter_context(progress(f"tune {key}", search.trials, "trials"))
-        study = Study(store, key, run, manifest, steps, project.root)
+        stack.enter_context(cluster.cluster(trial, search.concurrent or 1))
+        study = Study(open_store(project.root), name, key, run, manifest, project.root)
         stack.enter_context(study)
-        cluster.search_row(values, alone, shards, name, project.work, study)
-    rmtree(project.work / name, ignore_errors=True)
-    return study
+        result = _result(study, search, shards, project.work / name)
+        again = as_trial(project.params.rows[key], search, result["best"])
+        study.conclude(result, show(result, project.run(key) / "search", key, again))
+    write(project.run(key), result)
+    rmtree(project.work / name)
+    return result
 
 
-def _draw(result: dict[str, Any], folder: Path) -> list[Path]:
-    from segcore.pictures import parallel_coordinates, search_history
+def _result(study: "Study", search: Search, shards: str, folder: Path) -> dict[str, Any]:
+    trials, importance = _tried(study, search, "trial", shards, folder)
+    result = found(search, trials, importance)
+    if search.seeds:
+        again = under_seeds(search, study.run.seed)
+        trained, _ = _tried(study, again, "seed", shards, folder / "seeds", result["best"])
+        result["seeds"] = over_seeds(trained)
+    return result
 
-    pictures = [folder / "history.png", folder / "parallel_coordinates.png"]
-    search_history(result, pictures[0])
-    parallel_coordinates(result, pictures[1])
-    return pictures
+
+def _tried(
+    study: "Study",
+    search: Search,
+    kind: str,
+    shards: str,
+    folder: Path,
+    best: Options | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """The trials of a search around ``best``, and how important each key was."""
+    from pipelines import cluster
+    from pipelines.progress import progress
+
+    run = study.run.model_copy(update={"workers": search.workers, "search": search})
+    values = as_trial(run.model_dump(mode="json"), search, best or {})
+    with progress(f"tune {study.key}", search.most_trials, f"{kind}s") as bar:
+        ledger = study.ledger(folder, kind, bar)
+        importance = cluster.search_row(values, run, shards, folder, ledger.past, ledger.heard)
+    return ledger.table(), importance
 
 
 if __name__ == "__main__":

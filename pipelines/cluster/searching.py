@@ -1,112 +1,133 @@
-"""Ray Tune: trials that search the space of one row."""
+"""Ray Tune: trials that search the space of one row.
 
+Ray Tune places trials, brings their reports and starts one again whose process died. What comes
+next and what is over decides a ``Course``: Ray's own snapshots of a search forget which trials it
+has judged, and may be cut short by a kill.
+"""
+
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from shutil import rmtree
+from typing import Any
 
 import ray.tune
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
-from pipelines.cluster.connection import resources
-from segcore.errors import InputError
+from pipelines.cluster.course import Course, Event
+from pipelines.cluster.probes import check_places
+from pipelines.cluster.requirements import resources, share
+from pipelines.cluster.trials import SLIVER, many_workers, one_process
 from segcore.row import Run
-from segcore.runs import train
-from segcore.search import Choice, Int, LogUniform, Search, Uniform
-from segcore.tables import with_values
-from segcore.training import Evaluated
+from segcore.tables import Options
 
-
-class Listener(Protocol):
-    """Who is told about trials, in the process that searches."""
-
-    def started(self, trial: str, values: dict[str, Any]) -> None: ...
-    def reported(self, trial: str, step: int, miou: float) -> None: ...
-    def ended(self, trial: str, status: str) -> None: ...
+RESTARTS = 2
+"""How often a trial whose process died goes on from its last checkpoint."""
 
 
 def search_row(
-    values: dict[str, Any], run: Run, shards: str, name: str, storage: Path, listener: Listener
-) -> None:
-    """Tries ``run.search.trials`` settings of its space; ``values`` are those of the row.
+    values: Options,
+    run: Run,
+    shards: str,
+    folder: Path,
+    past: Iterable[Event],
+    listener: Callable[[Event], None],
+) -> dict[str, float]:
+    """Tries settings of the space of ``run.search``; returns how important each key was.
 
-    A trial trains in one process and reports each evaluation; ASHA (Li et al., 2020,
-    arXiv:1810.05934) stops the worse ones early, and Optuna's TPE proposes the next.
+    ``values`` are those of the row as a trial trains it. ``past`` is what the listener heard
+    before this search was cut off: it goes on there, its trials from their checkpoints. A trial
+    has failed whose loss is no longer finite or whose values do not fit together; the search goes
+    on without it. Raises InputError where a node does not see the folder or the shards.
     """
-    assert run.search is not None
     search = run.search
-    trial = ray.tune.with_resources(
-        ray.tune.with_parameters(_trial, base=values, shards=shards), resources(run)
+    assert search is not None
+    check_places(folder, shards)
+    hold = {kind: count * search.workers for kind, count in resources(run).items()}
+    concurrent = search.concurrent or _fitting(hold)
+    course = Course(search, run.seed, folder, hold, concurrent, listener)
+    course.replay(past)
+    if not course.is_over:
+        _tuner(course, values, shards, hold).fit()
+    if not course.is_over:  # Ray has taken an interrupt for an end
+        raise KeyboardInterrupt
+    return course.strategy.importance()
+
+
+def _tuner(course: Course, values: Options, shards: str, hold: dict[str, float]) -> ray.tune.Tuner:
+    alone = course.search.workers == 1
+    rmtree(course.folder / "ray", ignore_errors=True)
+    trial = ray.tune.with_parameters(
+        one_process if alone else many_workers,
+        base=values,
+        shards=shards,
+        latency=course.search.latency,
     )
-    tuner = ray.tune.Tuner(
-        trial,
+    proposals = _Proposals(course)
+    return ray.tune.Tuner(
+        ray.tune.with_resources(trial, hold if alone else {"CPU": SLIVER}),
         tune_config=ray.tune.TuneConfig(
-            num_samples=search.trials,
-            max_concurrent_trials=search.concurrent,
-            reuse_actors=True,  # a process imports torch once, not once per trial
-            search_alg=OptunaSearch(_space(search), metric="miou", mode="max", seed=run.seed),
-            scheduler=ASHAScheduler(
-                time_attr="step",
-                metric="miou",
-                mode="max",
-                max_t=search.steps + 1,  # a trial that reaches max_t counts as stopped
-                grace_period=search.grace,
-                reduction_factor=search.reduction,
-            ),
+            num_samples=-1,
+            reuse_actors=alone,  # a process imports torch once, not once per trial
+            search_alg=proposals,
+            scheduler=_Decisions(proposals),
+            trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=ray.tune.RunConfig(
-            name=name,
-            storage_path=str(storage),
+            name="ray",
+            storage_path=str(course.folder),
             verbose=0,
-            callbacks=[_Forward(listener)],
+            failure_config=ray.tune.FailureConfig(max_failures=RESTARTS),
         ),
     )
-    failed = tuner.fit().errors
-    if failed:
-        raise InputError(f"{len(failed)} trial(s) failed; the first: {_last_line(failed[0])}")
 
 
-def _trial(config: dict[str, Any], *, base: dict[str, Any], shards: str) -> None:
-    run = Run.model_validate(with_values(base, config))
-    for event in train(run, shards):
-        if isinstance(event, Evaluated):
-            ray.tune.report({"step": event.number, "miou": event.scores.miou})
+def _fitting(hold: dict[str, float]) -> int:
+    """As many trials side by side as the cluster holds, or this row's share of it."""
+    has = share()
+    return max(1, min(int(has.get(kind, 0) // count) for kind, count in hold.items()))
 
 
-def _last_line(error: BaseException) -> str:
-    return [line for line in str(error).splitlines() if line.strip()][-1]
+class _Proposals(Searcher):
+    """Ray Tune asks here for the next trial, and tells here that one is over."""
 
+    def __init__(self, course: Course) -> None:
+        super().__init__()
+        self.course = course
+        self.numbers = dict[str, int]()
 
-def _space(search: Search) -> dict[str, Any]:
-    return {key: _domain(domain) for key, domain in search.space.items()}
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        return True
 
+    def suggest(self, trial_id: str) -> Any:
+        if self.course.is_over:
+            return Searcher.FINISHED
+        proposal = self.course.next()
+        if proposal is None:
+            return None
+        self.numbers[trial_id] = proposal.number
+        return self.course.order(proposal)
 
-def _domain(domain: Choice | Uniform | LogUniform | Int) -> Any:
-    match domain:
-        case Choice(choice=values):
-            return ray.tune.choice(values)
-        case Uniform(uniform=(low, high)):
-            return ray.tune.uniform(low, high)
-        case LogUniform(loguniform=(low, high)):
-            return ray.tune.loguniform(low, high)
-        case Int(int=(low, high)):
-            return ray.tune.randint(low, high + 1)
-
-
-class _Forward(ray.tune.Callback):
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.listener.started(trial.trial_id, trial.config)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        if "miou" in result:
-            self.listener.reported(trial.trial_id, result["step"], result["miou"])
+        number = self.numbers.pop(trial_id)
+        if error:
+            self.course.failed[number] = f"its process died {RESTARTS + 1} times"
+        self.course.ended(number)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.listener.ended(trial.trial_id, "FINISHED")
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        pass  # the scheduler has heard it
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.listener.ended(trial.trial_id, "FAILED")
+
+class _Decisions(FIFOScheduler):
+    """Ray Tune asks here after every report."""
+
+    def __init__(self, proposals: _Proposals) -> None:
+        super().__init__()
+        self.proposals = proposals
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        number = self.proposals.numbers[trial.trial_id]
+        stops = self.proposals.course.reported(number, result)
+        return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE

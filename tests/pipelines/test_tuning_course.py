@@ -1,0 +1,456 @@
+"""What a search decides, without a cluster: trials are curves that are known beforehand."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ray import tune
+from ray.tune.search.optuna import OptunaSearch
+
+from pipelines.cluster.course import Course
+from pipelines.cluster.population import Population
+from pipelines.cluster.proposing import Proposal, Sampled
+from pipelines.cluster.trials import _with_rates
+from segcore.checkpoints import Checkpoint
+from segcore.errors import InputError
+from segcore.optimization import build_optimizer, build_schedule
+from segcore.row import Run
+from segcore.search import Search
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+]
+SPACE = {
+    "learning_rate": {"loguniform": [0.001, 0.1]},
+    "momentum": {"uniform": [0.5, 0.9]},
+    "warmup_steps": {"int": [0, 9]},
+    "crop": {"choice": [[32, 32], [48, 48]]},
+}
+PLAN = {"steps": 16, "evaluate_every": 2, "grace": 2}
+
+
+def search(**changes: Any) -> Search:
+    return Search.model_validate({"space": SPACE, **PLAN, **changes})
+
+
+def score(values: dict[str, Any], step: int) -> float:
+    """A curve that rises, best near a learning rate of 0.01, with noise of its own."""
+    height = 1 - abs(math.log10(values["learning_rate"]) + 2) / 2
+    noise = np.random.default_rng([step, round(1e6 * values["learning_rate"])]).normal(0, 0.02)
+    return float(height * step / (step + 4) + noise)
+
+
+def course_of(settings: Search, folder: Path, events: list[Any], concurrent: int = 1) -> Course:
+    return Course(settings, 0, folder, {"CPU": 2.0}, concurrent, events.append)
+
+
+def drive(
+    course: Course,
+    budget: int = 10**6,
+    curve: Callable[[dict[str, Any], int], float] = score,
+    fails: Callable[[dict[str, Any], int], bool] = lambda values, step: False,
+) -> int:
+    """Runs trials in turn, an evaluation each, as their processes would; at most ``budget``
+    reports. Returns how many there were."""
+    active, reports = dict[int, list[Any]](), 0
+    while not course.is_over and reports < budget:
+        while proposal := course.next():
+            order = course.order(proposal)
+            start = max(order["reported"], order["source"][1] if order["source"] else 0)
+            active[proposal.number] = [order["values"], start, order["until"]]
+        for number in list(active):
+            if reports == budget:
+                break
+            values, step, until = active[number]
+            step += course.search.evaluate_every
+            reports += 1
+            if fails(values, step):
+                figures: dict[str, Any] = {"failed": "the loss is nan"}
+            else:
+                figures = {"step": step, "miou": curve(values, step), "seconds": 1.8}
+            active[number][1] = step
+            if course.reported(number, figures) or step >= until:
+                del active[number]
+                course.ended(number)
+    return reports
+
+
+def bare(events: list[Any]) -> list[Any]:
+    """Without the time of the clock."""
+    return [{k: v for k, v in event.items() if k != "elapsed"} for event in events]
+
+
+# --- going on ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trials": 12},
+        {"trials": 14, "algorithm": "tpe", "steps": 4},
+        {"trials": 5, "algorithm": "random"},
+        {"space": {"learning_rate": {"choice": [0.1, 0.01, 0.001]}}, "algorithm": "grid"},
+        {"space": {"learning_rate": SPACE["learning_rate"]}, "algorithm": "pbt", "grace": 4},
+    ],
+    ids=["asha", "tpe", "random", "grid", "pbt"],
+)
+@pytest.mark.parametrize("concurrent", [1, 3])
+def test_a_search_that_is_cut_off_anywhere_goes_on_to_the_same_end(
+    changes: dict[str, Any], concurrent: int, tmp_path: Path
+):
+    settings, whole = search(**changes), list[Any]()
+    drive(course_of(settings, tmp_path, whole, concurrent))
+    known = bare(whole)
+    assert known[-1]["event"] == "ended"
+    for cut in {1, 2, 3, len(whole) // 3, len(whole) // 2, len(whole) - 2, len(whole) - 1}:
+        events = whole[:cut]
+        course = course_of(settings, tmp_path, events, concurrent)
+        course.replay(list(events))
+        drive(course)
+        if concurrent == 1:
+            assert bare(events) == known, cut
+        names = [(e["trial"], e["step"]) for e in events if e["event"] == "reported"]
+        assert len(names) == len(set(names)), "no step is reported twice"
+        started = [e for e in events if e["event"] == "started"]
+        assert len(started) == len([e for e in known if e["event"] == "started"])
+
+
+def test_a_finished_search_has_nothing_to_go_on_with(tmp_path: Path):
+    events = list[Any]()
+    drive(course_of(search(trials=3), tmp_path, events))
+    again = list(events)
+    course = course_of(search(trials=3), tmp_path, again)
+    course.replay(events)
+    assert course.is_over
+    assert again == events
+    assert course.next() is None
+
+
+def test_a_ledger_of_another_search_is_refused(tmp_path: Path):
+    events = list[Any]()
+    drive(course_of(search(trials=3), tmp_path, events))
+    events[0]["values"]["momentum"] = 0.6
+    with pytest.raises(InputError, match=r"no continuation.*delete it"):
+        course_of(search(trials=3), tmp_path, []).replay(events)
+
+
+def test_more_trials_may_be_asked_for_later(tmp_path: Path):
+    short, long = list[Any](), list[Any]()
+    drive(course_of(search(trials=3), tmp_path, short))
+    drive(course_of(search(trials=7), tmp_path, long))
+    course = course_of(search(trials=7), tmp_path, short)
+    course.replay(list(short))
+    drive(course)
+    assert bare(short) == bare(long)
+
+
+# --- what is proposed, and what is stopped --------------------------------------------------------
+
+
+def test_values_are_those_of_rays_own_wrapper_of_optuna():
+    """Past the ten random ones, too, where the scores of earlier trials decide."""
+    ours = Sampled(search(trials=16, algorithm="tpe"), 7)
+    domains = {
+        "learning_rate": tune.loguniform(0.001, 0.1),
+        "momentum": tune.uniform(0.5, 0.9),
+        "warmup_steps": tune.randint(0, 10),
+        "crop": tune.choice([0, 1]),
+    }
+    theirs = OptunaSearch(domains, metric="miou", mode="max", seed=7)
+    for number in range(16):
+        proposal = ours.propose()
+        expected = theirs.suggest(str(number))
+        assert proposal is not None
+        assert expected is not None
+        expected["crop"] = [[32, 32], [48, 48]][expected["crop"]]
+        assert proposal == Proposal(number, expected, 16)
+        miou = score(proposal.values, 16)
+        ours.stops(number, 16, {"miou": miou})
+        ours.ended(number, failed=False)
+        theirs.on_trial_complete(str(number), {"miou": miou})
+    assert ours.propose() is None
+
+
+def test_halving_stops_below_the_better_half_of_those_before_at_each_rung(tmp_path: Path):
+    """Rungs at 2, 4, 8 and 16 steps; a trial must reach the median of those that came by."""
+    events = list[Any]()
+    drive(course_of(search(trials=12), tmp_path, events))
+    rungs: dict[int, list[float]] = {2: [], 4: [], 8: [], 16: []}
+    stopped = dict[int, int]()
+    for event in events:
+        if event["event"] == "reported" and event["step"] in rungs:
+            seen = rungs[event["step"]]
+            if seen and event["miou"] < np.percentile(seen, 50):
+                stopped[event["trial"]] = event["step"]
+            seen.append(event["miou"])
+    ends = {event["trial"]: event for event in events if event["event"] == "ended"}
+    steps = {e["trial"]: e["step"] for e in events if e["event"] == "reported"}
+    assert {n for n in ends if ends[n]["status"] == "stopped"} == {
+        n for n, step in stopped.items() if step < 16
+    }
+    assert all(steps[number] == step for number, step in stopped.items())
+    assert 3 < len(stopped) < 12
+
+
+def test_a_conditional_key_exists_only_where_its_parent_has_the_value():
+    space = {
+        "optimizer": {"choice": ["sgd", "adamw"]},
+        "momentum": {"uniform": [0.5, 0.9], "when": {"optimizer": "sgd"}},
+        "schedule": {"choice": ["poly", "cosine"]},
+        "power": {"uniform": [0.5, 2], "when": {"optimizer": ["sgd"], "schedule": "poly"}},
+    }
+    strategy = Sampled(search(space=space, trials=24, algorithm="tpe"), 0)
+    kinds = set[tuple[Any, ...]]()
+    for number in range(24):
+        proposal = strategy.propose()
+        assert proposal is not None
+        values = proposal.values
+        sgd = values["optimizer"] == "sgd"
+        assert ("momentum" in values) == sgd
+        assert ("power" in values) == (sgd and values["schedule"] == "poly")
+        assert [key for key in space if key in values] == list(values)
+        kinds.add(tuple(values))
+        strategy.stops(number, 16, {"miou": 0.9 if sgd else 0.1 + number / 1e3})
+        strategy.ended(number, failed=False)
+    assert len(kinds) == 3
+    shares = strategy.importance()
+    assert set(shares) == set(space)
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_grid_tries_every_combination_once():
+    space = {
+        "optimizer": {"choice": ["sgd", "adamw"]},
+        "momentum": {"choice": [0.5, 0.9], "when": {"optimizer": "sgd"}},
+        "warmup_steps": {"int": [0, 1]},
+    }
+    strategy = Sampled(search(space=space, algorithm="grid"), 0)
+    tried = list[Any]()
+    while proposal := strategy.propose():
+        tried.append(tuple(proposal.values.values()))
+        strategy.ended(proposal.number, failed=True)
+    sgd = [("sgd", momentum, steps) for momentum in (0.5, 0.9) for steps in (0, 1)]
+    assert tried == [*sgd, ("adamw", 0), ("adamw", 1)]
+    few = search(space=space, algorithm="grid", trials=4)
+    assert (few.most_trials, search(space=space, algorithm="grid").most_trials) == (4, 6)
+
+
+def test_what_made_trials_good_is_the_most_important(tmp_path: Path):
+    events = list[Any]()
+    course = course_of(search(trials=40, algorithm="random", steps=2), tmp_path, events)
+    drive(course)
+    shares = course.strategy.importance()
+    assert list(shares) == list(SPACE)
+    assert max(shares, key=lambda key: shares[key]) == "learning_rate"
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_no_importance_from_one_trial_or_from_equal_ones(tmp_path: Path):
+    for trials in (1, 4):
+        course = course_of(search(trials=trials), tmp_path, [])
+        drive(course, curve=lambda values, step: 0.25)
+        assert course.strategy.importance() == {}
+
+
+# --- failures and budgets -------------------------------------------------------------------------
+
+
+def test_a_search_goes_on_without_trials_that_fail(tmp_path: Path):
+    events = list[Any]()
+
+    def fails(values: dict[str, Any], step: int) -> bool:
+        return values["learning_rate"] > 0.03 and step > 2
+
+    drive(course_of(search(trials=8, algorithm="tpe"), tmp_path, events), fails=fails)
+    ends = {e["trial"]: e for e in events if e["event"] == "ended"}
+    rates = {e["trial"]: e["values"]["learning_rate"] for e in events if e["event"] == "started"}
+    failed = {number for number, end in ends.items() if end["status"] == "failed"}
+    assert failed == {number for number, rate in rates.items() if rate > 0.03}
+    assert 0 < len(failed) < 8
+    assert {ends[number]["error"] for number in failed} == {"the loss is nan"}
+    assert len(ends) == 8
+
+
+def test_a_trial_that_reports_nothing_has_failed(tmp_path: Path):
+    events = list[Any]()
+    course = course_of(search(trials=1), tmp_path, events)
+    proposal = course.next()
+    assert proposal is not None
+    course.ended(proposal.number)
+    assert events[-1] == {
+        "event": "ended",
+        "trial": 0,
+        "status": "failed",
+        "error": "it ended without a score",
+    }
+    assert course.is_over
+
+
+@pytest.mark.parametrize(
+    ("budget", "reports"),
+    [({"cpu_hours": 0.0095}, 10), ({"gpu_hours": 0.004}, None), ({"trials": 2}, 16)],
+)
+def test_a_budget_ends_the_search(budget: dict[str, Any], reports: int | None, tmp_path: Path):
+    """Two CPUs for 1.8 s per report are 0.001 CPU-hours; no GPU is held, and none is spent."""
+    events = list[Any]()
+    plan = {"trials": 6, "algorithm": "random", **budget}
+    course = course_of(search(**plan), tmp_path, events)
+    assert drive(course) == (reports or 48)
+    assert course.is_over
+    again = course_of(search(**plan), tmp_path, list(events))
+    again.replay(events)
+    assert again.is_over
+
+
+def test_the_clock_of_earlier_processes_counts(tmp_path: Path):
+    events = list[Any]()
+    drive(course_of(search(hours=1.0), tmp_path, events), budget=3)
+    events[-1]["elapsed"] = 3000.0
+    course = course_of(search(hours=1.0), tmp_path, events)
+    course.replay(list(events))
+    assert not course.budget_is_spent
+    assert course.earlier == 3000.0
+    course.begun -= 700  # as if so much time had passed
+    drive(course, budget=1)
+    assert course.budget_is_spent
+    assert [event["event"] for event in events[-2:]] == ["reported", "ended"]
+    assert events[-2]["elapsed"] >= 3700
+
+
+def test_only_the_best_trials_checkpoints_stay(tmp_path: Path):
+    course = course_of(search(trials=6), tmp_path, [])
+
+    def curve(values: dict[str, Any], step: int) -> float:
+        for number in course.running:
+            (course.place(number) / f"step-{step:07d}").mkdir(parents=True, exist_ok=True)
+        return score(values, step)
+
+    drive(course, curve=curve)
+    best = max(course.scores, key=lambda number: course.scores[number])
+    assert {path.parent for path in tmp_path.glob("trials/*/step-*")} == {course.place(best)}
+
+
+# --- a population ---------------------------------------------------------------------------------
+
+
+def test_the_worst_quarter_goes_on_from_the_best(tmp_path: Path):
+    space = {"learning_rate": SPACE["learning_rate"], "flip": {"choice": [0.0, 0.5]}}
+    settings = search(space=space, algorithm="pbt", trials=8, grace=4)
+    events, orders = list[Any](), list[Any]()
+    course = course_of(settings, tmp_path, events)
+    order = course.order
+    course.order = lambda proposal: orders.append((proposal, order(proposal))) or orders[-1][1]
+    drive(course)
+    rounds = [orders[first : first + 8] for first in range(0, 32, 8)]
+    assert len(orders) == 32
+    curves = {(e["trial"], e["step"]): e["miou"] for e in events if e["event"] == "reported"}
+    for number, members in enumerate(rounds):
+        assert [proposal.number for proposal, _ in members] == list(range(8))
+        assert {proposal.until for proposal, _ in members} == {4 * (number + 1)}
+        if number == 0:
+            assert {proposal.source for proposal, _ in members} == {None}
+            continue
+        ranked = sorted(range(8), key=lambda member: -curves[member, 4 * number])
+        before = {proposal.number: proposal.values for proposal, _ in rounds[number - 1]}
+        for proposal, told in members:
+            assert proposal.source is not None
+            source, step = proposal.source
+            assert step == 4 * number
+            assert told["source"] == (str(course.place(source)), step, before[source])
+            if proposal.number in ranked[-2:]:
+                assert source in ranked[:2]
+                assert 0.001 <= proposal.values["learning_rate"] <= 0.1
+                assert proposal.values["flip"] in (0.0, 0.5)
+            else:
+                assert (source, proposal.values) == (proposal.number, before[source])
+    ends = [e["status"] for e in events if e["event"] == "ended"]
+    assert ends == 24 * ["paused"] + 8 * ["finished"]
+
+
+def test_a_moved_value_is_a_fifth_less_a_quarter_more_or_new():
+    settings = search(space={"learning_rate": SPACE["learning_rate"]}, algorithm="pbt", trials=40)
+    population = Population(settings, 3)
+    before = dict[int, float]()
+    while proposal := population.propose():
+        before[proposal.number] = proposal.values["learning_rate"]
+        population.stops(proposal.number, 2, {"miou": proposal.number / 40})
+        population.ended(proposal.number, failed=False)
+        if len(before) == 40:
+            break
+    ratios = list[float]()
+    while proposal := population.propose():
+        assert proposal.source is not None
+        if proposal.source[0] != proposal.number:
+            assert proposal.number < 10
+            assert proposal.source[0] >= 30
+            ratios.append(proposal.values["learning_rate"] / before[proposal.source[0]])
+        if proposal.number == 39:
+            break
+    near = [r for r in ratios if any(r == pytest.approx(f) for f in (0.8, 1.25))]
+    assert len(ratios) == 10
+    assert 5 <= len(near) <= 10
+
+
+def test_a_population_without_members_left_is_over(tmp_path: Path):
+    settings = search(
+        space={"learning_rate": SPACE["learning_rate"]}, algorithm="pbt", trials=3, grace=4
+    )
+    events = list[Any]()
+    drive(course_of(settings, tmp_path, events), fails=lambda values, step: True)
+    assert [e["status"] for e in events if e["event"] == "ended"] == ["failed"] * 3
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_checkpoint_under_other_rates_is_that_of_a_training_with_them(optimizer: str):
+    """The rates after two steps, and what the next step makes of them."""
+    base = {"method": "fcn", "backbone": "resnet18", "dataset": "tiny", "steps": 9, "crop": [8, 8]}
+    base |= {"batch_size": 2, "evaluate_every": 1, "save_every": 1, "optimizer": optimizer}
+    runs = [
+        Run.model_validate(base | {"learning_rate": rate, "weight_decay": decay, "momentum": m})
+        for rate, decay, m in ((0.1, 0.01, 0.9), (0.02, 0.04, 0.5))
+    ]
+    states = list[dict[str, Any]]()
+    for run in runs:
+        layers = {"backbone": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 2)}
+        network = torch.nn.Sequential(OrderedDict(layers))
+        parts = _parts(run, network)
+        for _ in range(2):
+            network(torch.ones(1, 2)).sum().backward()
+            parts["optimizer"].step()
+            parts["schedule"].step()
+        states.append({name: part.state_dict() for name, part in parts.items()})
+    changed = _with_rates(Checkpoint(2, states[0]), *runs).state
+    for ours, fresh in zip(
+        changed["optimizer"]["param_groups"], states[1]["optimizer"]["param_groups"], strict=True
+    ):
+        assert ours.keys() == fresh.keys()
+        for name, value in fresh.items():
+            assert ours[name] == (pytest.approx(value) if isinstance(value, float) else value)
+    assert changed["schedule"]["base_lrs"] == pytest.approx(states[1]["schedule"]["base_lrs"])
+    assert changed["schedule"]["_last_lr"] == pytest.approx(states[1]["schedule"]["_last_lr"])
+
+
+def _parts(run: Run, network: torch.nn.Module) -> dict[str, Any]:
+    optimizer = build_optimizer(
+        run.optimizer,
+        network,
+        learning_rate=run.learning_rate,
+        momentum=run.momentum,
+        weight_decay=run.weight_decay,
+        head_multiplier=run.head_multiplier,
+    )
+    schedule = build_schedule(
+        run.schedule,
+        optimizer,
+        steps=run.steps,
+        power=run.power,
+        warmup_steps=run.warmup_steps,
+        min_learning_rate=run.min_learning_rate,
+    )
+    return {"optimizer": optimizer, "schedule": schedule}
