@@ -51,6 +51,10 @@ ui: $(INSTALLED) ## the MLflow UI on this machine (PORT=5000)
 	@echo "MLflow: http://127.0.0.1:$(PORT) (Ctrl-C ends it)"
 	@$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
 
+serve: $(INSTALLED) ## a registered model's server here (MODEL=name@champion, PORT=5001)
+	@test -n "$(MODEL)" || { echo "say which: make serve MODEL=name@champion" >&2; exit 2; }
+	@$(PY) -m pipelines.serve $(MODEL) $(if $(filter file,$(origin PORT)),,--port $(PORT))
+
 test: $(INSTALLED) ## everything at small sizes, under 20 minutes on two cores (ARGS="-k ocrnet")
 	$(PY) -m pytest -m "not slow and not cluster" $(SIDE_BY_SIDE) $(ARGS)
 	$(PY) -m pytest -m "cluster and not slow" $(ARGS)

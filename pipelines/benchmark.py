@@ -8,6 +8,7 @@ from segcore.files import write_json
 from segcore.measure import measure
 from segcore.runs import build_network, device_of
 from segcore.shards import Manifest
+from segcore.targets import classes_of
 
 ROUNDS = 20
 
@@ -18,7 +19,7 @@ def main(key: str, project: Project) -> None:
     device = device_of(run)
     run = run.model_copy(update={"pretrained": False, "auxiliary": False})
     torch.manual_seed(run.seed)
-    network = build_network(run, len(classes))
+    network = build_network(run, len(classes_of(run, classes)))
     size = run.benchmark_size or run.crop
     measured = measure(network.eval(), size, rounds=ROUNDS, device=device.type, precision="float32")
     result = measured.as_dict()

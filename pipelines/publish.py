@@ -29,7 +29,8 @@ def shards_for_workers(key: str, project: Project) -> str:
     dataset there, once. Elsewhere, or on nodes that share a disk, the folder of the project.
     """
     shards, storage = project.require_shards(key), project.params.storage
-    if storage is None or "RAY_ADDRESS" not in os.environ:
+    # several rows at once share a cluster of this machine alone, by its address on loopback
+    if storage is None or os.environ.get("RAY_ADDRESS", "127.").startswith("127."):
         return shards
     return published(key, storage, project)
 

@@ -81,8 +81,12 @@ def _alone(main: Callable[[str, Project], None], verb: str, key: str, project: P
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
     """Holds a lock file. Raises InputError that names the process which holds it already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+")
+    except OSError as error:
+        raise InputError(f"{path} cannot be made ({error.strerror}); allow it") from None
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

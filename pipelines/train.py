@@ -12,28 +12,31 @@ from pipelines.lineage import lineage
 from pipelines.progress import progress
 from pipelines.project import Project
 from pipelines.publish import shards_for_workers
-from pipelines.registration import origin_of, register
+from pipelines.registration import describe, origin_of, register
 from pipelines.stage import run_stage
 from pipelines.takeover import METRICS, take_over
 from pipelines.tracking import Mirror, Store, open_store
 from pipelines.waiting import DataWait
 from segcore.checkpoints import Checkpoint
 from segcore.files import hash_of, written_whole
+from segcore.model_files import save_kept, save_model
 from segcore.row import Run
-from segcore.runs import check, save_model
+from segcore.runs import check
 from segcore.shards import Manifest
+from segcore.targets import classes_of
 
 
 def main(key: str, project: Project) -> None:
     run = project.tuned_row(key)
     shards = shards_for_workers(run.dataset, project)
     manifest = Manifest.read(shards)
-    check(run, len(manifest.classes))
+    classes = classes_of(run, manifest.classes)
+    check(run, len(classes))
     other = run.weights_of or run.init
     origin = origin_of(other, project.trained(key, other)) if other else None
     store = open_store(project.root)
     if run.weights_of and origin:
-        take_over(key, run, manifest.classes, origin, project, store)
+        take_over(key, run, classes, origin, project, store)
         return
     known = [run.fingerprint(), manifest.data_hash, code_hash(), origin]
     name = f"{key}-{hash_of(known)}"
@@ -46,10 +49,14 @@ def main(key: str, project: Project) -> None:
         best = _train(run, key, shards, name, project, store, run_id)
         assert best.best_weights is not None, "the last step is always evaluated"
         folder = project.run(key)
-        save_model(folder, best.best_weights, key, run, manifest.classes)
+        save_model(folder, best.best_weights, key, run, classes)
+        if run.keep_best > 1:
+            save_kept(folder / "kept", best.kept)
         with written_whole(folder / METRICS) as aside:
             aside.write_bytes((project.work / name / METRICS).read_bytes())
-        register(store, run_id, key, folder, best.best_miou, manifest.data_hash, origin)
+        miou, data_hash = best.best_miou, manifest.data_hash
+        version = register(store, run_id, key, folder, miou, data_hash, origin)
+        describe(store, key, version, folder, shards)
     rmtree(project.work / name)
 
 
@@ -71,8 +78,14 @@ def _train(
 
         metrics = project.work / name / METRICS
         stack.enter_context(Mirror(store, run_id, metrics, on_event=show))
+        stack.callback(_keep_stacks, project.work / name, store, run_id)
         initial = project.run(run.init) if run.init else None
         return Checkpoint.read(cluster.train_row(run, shards, name, project.work, initial))
+
+
+def _keep_stacks(folder: Path, store: Store, run_id: str) -> None:
+    for path in cluster.written_stacks(folder):
+        store.log_file(run_id, path, "stacks")
 
 
 def code_hash() -> str:

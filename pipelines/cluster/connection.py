@@ -1,4 +1,4 @@
-"""Joining or starting a Ray cluster, and refusing at once what it can never give."""
+"""Joining or starting a Ray cluster."""
 
 import logging
 import os
@@ -7,17 +7,29 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Ray reads these while it is imported: its own values cost two seconds per report, and wait
-# for ever for workers that cannot start.
+from pipelines.cluster.watchdog import STALL_SECONDS
+
+# Ray reads these while it is imported, here and in the processes that it starts. Its own values
+# cost two seconds per report, and wait a minute for the workers of a node that has died and half
+# a minute for one that cannot answer any more.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", f"{STALL_SECONDS:.0f}")
 os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "3")
+# Named for the systems where 0 is the default: a cluster of this machine alone then listens on
+# loopback only, and who joins it must say the same. Otherwise Ray takes an address of loopback
+# for this machine's public one.
+os.environ.setdefault(
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+    "0" if os.environ.get("RAY_ADDRESS", "127.").startswith("127.") else "1",
+)
 
 import ray
 
+from pipelines.cluster.requirements import ROWS_AT_ONCE, capacity, check_requirements
 from segcore.errors import InputError
 from segcore.row import Run
-from segcore.runs import device_of
 
 
 @contextmanager
@@ -26,7 +38,7 @@ def cluster(run: Run, trials: int = 1) -> Iterator[None]:
 
     Raises InputError at once where it does not answer or the row asks for more than it has."""
     with connected():
-        _check_resources(run, trials)
+        check_requirements(run, trials)
         yield
 
 
@@ -45,12 +57,24 @@ def connected() -> Iterator[None]:
             ray.shutdown()
 
 
+@contextmanager
+def lent(rows: int) -> Iterator[tuple[dict[str, str], dict[str, float]]]:
+    """One cluster for so many rows at once: the environment in which their stages join it, and
+    what it has."""
+    with connected():
+        address = ray.get_runtime_context().gcs_address
+        yield {**os.environ, "RAY_ADDRESS": address, ROWS_AT_ONCE: str(rows)}, capacity()
+
+
 def _connect(address: str | None) -> None:
+    # Ray passes on its own variables; processes elsewhere inherit no other one.
+    patience = "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"
+    settings = {"env_vars": {patience: os.environ[patience]}} if address else None
     try:
         if address:
             _knock(address)
         ending = signal.getsignal(signal.SIGTERM)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=settings)
         signal.signal(signal.SIGTERM, ending)  # Ray puts its own there, with another exit status
     except OSError as error:
         remedy = (
@@ -65,23 +89,3 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if port.isdigit():  # else a word, such as "auto"
         socket.create_connection((host, int(port)), timeout=5).close()
-
-
-def _check_resources(run: Run, trials: int) -> None:
-    has = ray.cluster_resources()
-    needs = {"CPU": run.workers * run.threads * trials}
-    if device_of(run).type == "cuda":
-        needs["GPU"] = run.workers * trials
-    for kind, count in needs.items():
-        if count > has.get(kind, 0):
-            what = f"{run.workers} worker(s) of {run.threads} thread(s)"
-            what += f" in {trials} trials side by side" if trials > 1 else ""
-            raise InputError(
-                f"{what} need {count} {kind}, the cluster has {has.get(kind, 0):.0f}; "
-                "lower workers, threads or search.concurrent, or set RAY_ADDRESS to a larger one"
-            )
-
-
-def resources(run: Run) -> dict[str, float]:
-    gpu = {"GPU": 1.0} if device_of(run).type == "cuda" else {}
-    return {"CPU": float(run.threads), **gpu}

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.cluster.connection import connected
+from pipelines.cluster.probes import blind_nodes
 from segcore.errors import InputError
 
 
@@ -44,23 +43,9 @@ def _result(reference: Any) -> Any:
         raise InputError(f"a Ray task was lost ({first}); finished shards are kept") from None
 
 
-def _is_there(path: str) -> bool:
-    return Path(path).exists()
-
-
 def _check_shared_disk(folder: Path) -> None:
     """Raises InputError that names the nodes where raw files and shards would not be found."""
-    with NamedTemporaryFile(dir=folder, prefix=".seen-by-all-nodes-") as probe:
-        sees = ray.remote(num_cpus=0)(_is_there)
-        answers = {
-            node["NodeName"]: sees.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(probe.name)
-            for node in ray.nodes()
-            if node["Alive"]
-        }
-        blind = sorted(name for name, answer in answers.items() if not ray.get(answer))
-    if blind:
+    if blind := blind_nodes(folder):
         raise InputError(
             f"{folder} is not on {', '.join(blind)}: prepare needs a disk that all nodes share; "
             "unset RAY_ADDRESS to prepare on this machine alone"

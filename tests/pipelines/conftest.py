@@ -29,9 +29,7 @@ def ray_cluster() -> Iterator[str]:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("PYTHONWARNINGS", "ignore")
-        import ray
-
-        import pipelines.cluster  # noqa: F401  (sets what Ray reads when it is imported)
+        from pipelines.cluster.connection import ray  # with what Ray reads when it is imported
 
         ray.init(num_cpus=4, log_to_driver=False, logging_level=logging.ERROR)
         yield ray.get_runtime_context().gcs_address

@@ -33,7 +33,7 @@ def test_ray_tasks_write_the_same_bytes(joined: Project, prepared: Project, monk
     submitted, remote = list[str](), ray.remote
     monkeypatch.setattr(ray, "remote", lambda **options: seen(submitted, remote(**options)))
     main_of("prepare")("tiny", joined)
-    assert submitted == ["_is_there", "write_one"]
+    assert submitted == ["write_one"]
     expected = {path.name: path.read_bytes() for path in prepared.shards("tiny").iterdir()}
     assert {path.name: path.read_bytes() for path in joined.shards("tiny").iterdir()} == expected
     assert len(expected) == 2 + 1 + 3
@@ -72,7 +72,11 @@ def test_what_a_task_refuses_is_told_without_its_traceback(joined: Project):
 def test_a_node_that_does_not_see_the_folder_is_named(joined: Project, monkeypatch):
     import ray
 
-    monkeypatch.setattr("pipelines.cluster.preparing._is_there", lambda path: False)
+    # this node plays another one, with a disk of its own
+    monkeypatch.setattr("pipelines.cluster.probes._other_nodes", ray.nodes)
+    monkeypatch.setattr(
+        "pipelines.cluster.probes._mark", lambda token, node: joined.root / "elsewhere" / node
+    )
     (node,) = [node["NodeName"] for node in ray.nodes()]
     with pytest.raises(InputError, match=f"is not on {node}: prepare needs a disk that all nodes"):
         main_of("prepare")("tiny", joined)

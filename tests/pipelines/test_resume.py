@@ -2,8 +2,11 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -55,6 +58,35 @@ def outputs(project: Project) -> list[str]:
     return sorted(path.name for path in project.run(PLAIN).iterdir())
 
 
+def reached(project: Project, events: int) -> bool:
+    """The journal has so many lines; a save leaves none."""
+    journal = journal_of(project)
+    return journal is not None and len(read_lines(journal)) >= events
+
+
+def is_the_same(trained: Project, finished: Project) -> None:
+    """Every step once, its figures and the weights those of a training that nothing befell, and
+    one tracked run that has all of it."""
+    lines, expected = (
+        read_lines(each.run(PLAIN) / "metrics.jsonl") for each in (trained, finished)
+    )
+    steps = [line["step"] for line in lines if line["event"] == "step"]
+    assert steps == list(range(1, STEPS + 1))
+    assert [figures(line) for line in lines] == [figures(line) for line in expected]
+    for name in ("weights.safetensors", "config.json", "classes.json"):
+        assert sha256_of(trained.run(PLAIN) / name) == sha256_of(finished.run(PLAIN) / name)
+    (tracked_run,) = tracked(trained)
+    assert tracked_run.info.status == "FINISHED"
+    uri = f"sqlite:///{trained.root / 'mlflow.db'}"
+    points = MlflowClient(uri, uri).get_metric_history(tracked_run.info.run_id, "loss")
+    assert sorted(point.step for point in points) == list(range(1, STEPS + 1))
+
+
+def figures(line: dict[str, Any]) -> dict[str, Any]:
+    """All of a line but what the clock says."""
+    return {name: value for name, value in line.items() if not name.endswith("seconds")}
+
+
 def test_a_killed_training_goes_on_and_ends_the_same(ready: Project, finished: Project):
     with started(ready.root, *stage_command("train", PLAIN)) as process:
         wait_until(lambda: has_checkpoint(ready) or process.poll() is not None, "a checkpoint")
@@ -69,21 +101,113 @@ def test_a_killed_training_goes_on_and_ends_the_same(ready: Project, finished: P
 
     outcome = run(ready.root, *stage_command("train", PLAIN))
     assert outcome.status == 0, outcome
-    after = read_lines(ready.run(PLAIN) / "metrics.jsonl")
-    steps = [line for line in after if line["event"] == "step"]
-    assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
+    is_the_same(ready, finished)
     # It went on: the first lines, times included, are those of the first process.
-    assert after[:2] == before[:2]
-    expected = read_lines(finished.run(PLAIN) / "metrics.jsonl")
-    figures = [(line["event"], line["step"], line.get("loss"), line.get("miou")) for line in after]
-    assert figures == [(e["event"], e["step"], e.get("loss"), e.get("miou")) for e in expected]
-    weights = "weights.safetensors"
-    assert sha256_of(ready.run(PLAIN) / weights) == sha256_of(finished.run(PLAIN) / weights)
-    (tracked_run,) = tracked(ready)
-    assert tracked_run.info.status == "FINISHED"
+    assert read_lines(ready.run(PLAIN) / "metrics.jsonl")[:2] == before[:2]
+
+
+MOMENTS = {
+    "before the first step": lambda project: any(project.work.glob(f"{PLAIN}-*")),
+    **{f"after {events} events": partial(reached, events=events) for events in (1, 3, 5, 7, 10)},
+    # a checkpoint's folder is there before what it holds
+    **{
+        f"inside save {step}": lambda project, step=step: any(
+            project.work.glob(f"{PLAIN}-*/step-{step:07d}")
+        )
+        for step in (2, 6, 8, 12)
+    },
+}
+"""Ten, spread over a training."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_training_killed_at_any_moment_ends_the_same(
+    ready: Project, finished: Project, moment: str
+):
+    with started(ready.root, *stage_command("train", PLAIN)) as process:
+        wait_until(lambda: MOMENTS[moment](ready) or process.poll() is not None, moment)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    outcome = run(ready.root, *stage_command("train", PLAIN))
+    assert outcome.status == 0, outcome
+    is_the_same(ready, finished)
+
+
+def workers() -> list[psutil.Process]:
+    """Those of the cluster that this process started."""
+    below = psutil.Process().children(recursive=True)
+    return [each for each in below if "RayTrainWorker" in "".join(each.cmdline()[:1])]
+
+
+@contextmanager
+def struck(project: Project, moment: str, number: int) -> Iterator[list[int]]:
+    """Sends a signal to one of the two workers at a moment; gives their process ids."""
+    found = list[int]()
+
+    def strike() -> None:
+        wait_until(lambda: MOMENTS[moment](project), moment)
+        wait_until(lambda: len(workers()) == 2, "two workers")
+        found.extend(each.pid for each in workers())
+        os.kill(found[-1], number)
+
+    thread = Thread(target=strike, daemon=True)
+    thread.start()
+    yield found
+    thread.join()
+
+
+def assert_a_struck_worker_changes_nothing(
+    ready: Project, finished: Project, moment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with struck(ready, moment, signal.SIGKILL) as pids:
+        main_of("train")(PLAIN, ready)
+    assert len(pids) == 2
+    assert "failed" in (said := capsys.readouterr().out)
+    assert "starting again" in said
+    is_the_same(ready, finished)
+
+
+def test_a_killed_worker_changes_nothing(
+    ready: Project, finished: Project, ray_cluster: str, capsys: pytest.CaptureFixture[str]
+):
+    assert_a_struck_worker_changes_nothing(ready, finished, "after 5 events", capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", list(MOMENTS)[:-1])  # the last save is the end of the workers
+def test_a_worker_killed_at_any_moment_changes_nothing(
+    ready: Project,
+    finished: Project,
+    ray_cluster: str,
+    moment: str,
+    capsys: pytest.CaptureFixture[str],
+):
+    assert_a_struck_worker_changes_nothing(ready, finished, moment, capsys)
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_found_and_the_training_goes_on(
+    ready: Project,
+    finished: Project,
+    ray_cluster: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """The other worker, which waits for it, says where; MLflow keeps that."""
+    monkeypatch.setattr("pipelines.cluster.training.STALL_SECONDS", 20.0)
+    with struck(ready, "after 5 events", signal.SIGSTOP) as pids:
+        main_of("train")(PLAIN, ready)
+    assert [pid for pid in pids if psutil.pid_exists(pid)] == []
+    assert "starting again" in capsys.readouterr().out
+    is_the_same(ready, finished)
     uri = f"sqlite:///{ready.root / 'mlflow.db'}"
-    points = MlflowClient(uri, uri).get_metric_history(tracked_run.info.run_id, "loss")
-    assert sorted(point.step for point in points) == list(range(1, STEPS + 1))
+    client, (tracked_run,) = MlflowClient(uri, uri), tracked(ready)
+    kept = [file.path for file in client.list_artifacts(tracked_run.info.run_id, "stacks")]
+    assert kept
+    text = Path(client.download_artifacts(tracked_run.info.run_id, kept[0])).read_text()
+    assert "gradients.py" in text
+    assert "all_reduce" in text
 
 
 def test_a_training_told_to_stop_stops(ready: Project):

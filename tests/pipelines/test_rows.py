@@ -11,7 +11,7 @@ import yaml
 
 from pipelines import rows
 from pipelines.adding import add
-from pipelines.rows import ZOO, lines, select, show
+from pipelines.zoo import ZOO, lines, select, show
 from segcore.datasets import list_datasets
 from segcore.errors import InputError
 from segcore.params import Params, read_params

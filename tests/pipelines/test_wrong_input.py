@@ -368,6 +368,16 @@ def test_a_dead_tracking_server(
     assert outputs(root) == before
 
 
+@pytest.mark.skipif(not shutil.which("unshare") or os.geteuid() != 0, reason="needs root on Linux")
+def test_a_folder_that_cannot_be_written(project: Callable[..., Project]):
+    root = project().root
+    shutil.rmtree(root / "work", ignore_errors=True)
+    mount = f"mount --bind {root} {root} && mount -o remount,ro,bind {root} && cd {root}"
+    words = " ".join(stage_command("tune", PLAIN))
+    outcome = run(root, "unshare", "-m", "sh", "-c", f"{mount} && exec {words}")
+    refused(outcome, f"{root}/work/locks/tune-{PLAIN}.lock cannot be made", "Read-only")
+
+
 def test_a_dead_cluster(
     project: Callable[..., Project], stage: Ended, monkeypatch: pytest.MonkeyPatch
 ):
