@@ -3,24 +3,39 @@
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import distributions, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
+from pipelines.hardware import hardware
+from pipelines.processes import answer_of
+from segcore.files import sha256_of
 
 PACKAGES = ("segcore", "torch", "torchvision", "timm", "numpy", "ray", "mlflow", "dvc")
+LOCKS = ("dvc.lock", "requirements.lock")
+OWN_FILES = ("--", ".", ":!dvc.lock")
+"""Of git: those of the project, without what its pipeline writes."""
+CODE = ("*.py", "*.yaml", "*.csv")
+"""What new files are shown of: others may be data, or a secret."""
+LONGEST_DIFF = 1_000_000
 
 
 def lineage(root: Path) -> dict[str, Any]:
-    """All of it as a JSON value; the commit is None where ``root`` is no git work tree."""
+    """All of it as a JSON value; the commit is None where ``root`` is no git work tree.
+
+    The commit is DVC's revision as well; ``locks`` are the hashes of the files that pin data and
+    packages, where they are there.
+    """
     return {
         "commit": git_commit(root),
         "dirty": git_dirty(root),
         "who": who(root),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "locks": {name: sha256_of(root / name) for name in LOCKS if (root / name).exists()},
         "hardware": hardware(),
         "versions": versions(),
     }
@@ -28,36 +43,46 @@ def lineage(root: Path) -> dict[str, Any]:
 
 def git_commit(root: Path) -> str | None:
     """The full hash of HEAD; None without git, a repository or a first commit."""
-    return _answer("git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD") or None
+    return answer_of("git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD") or None
 
 
 def git_dirty(root: Path) -> bool:
     """Whether a file differs from HEAD or is new to git; ``dvc.lock``, a result, does not count."""
-    return bool(_answer("git", "-C", str(root), "status", "--porcelain", "--", ".", ":!dvc.lock"))
+    return bool(answer_of("git", "-C", str(root), "status", "--porcelain", *OWN_FILES))
+
+
+def git_diff(root: Path) -> str:
+    """From HEAD to the files as they are; of new ones those that are ``CODE``.
+
+    Empty where nothing differs and where there is no commit.
+    """
+    if not git_commit(root) or not git_dirty(root):
+        return ""
+    git = ["git", "-C", str(root)]
+    index = answer_of(*git, "rev-parse", "--path-format=absolute", "--git-path", "index")
+    with TemporaryDirectory() as place:  # new files are named in a copy of the index, not in it
+        shutil.copy(index, place)
+        environment = {**os.environ, "GIT_INDEX_FILE": str(Path(place) / Path(index).name)}
+        listing = [*git, "ls-files", "--others", "--exclude-standard", "-z", "--", *CODE]
+        new = subprocess.run(listing, capture_output=True, check=True).stdout
+        adding = [*git, "add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul"]
+        if new:
+            subprocess.run(adding, input=new, env=environment, capture_output=True, check=True)
+        showing = [*git, "diff", "--no-ext-diff", "--no-color", "HEAD", *OWN_FILES]
+        with subprocess.Popen(showing, env=environment, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            text = process.stdout.read(LONGEST_DIFF).decode(errors="replace")
+            process.kill()  # does nothing where it has said all
+    return text
 
 
 def who(root: Path) -> str:
     """The person as git knows her, else the account."""
     return (
-        _answer("git", "-C", str(root), "config", "user.name")
+        answer_of("git", "-C", str(root), "config", "user.name")
         or os.environ.get("USER")
         or f"user {os.getuid()}"
     )
-
-
-def hardware() -> dict[str, Any]:
-    """The machine: processor, cores that this process may use, memory in GiB, GPUs by name."""
-    return {
-        "host": platform.node(),
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        # Asked of the driver's tool: torch would open a context, which costs memory on every GPU.
-        "gpus": _answer("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines(),
-    }
 
 
 def versions() -> dict[str, str]:
@@ -65,36 +90,3 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {
         name: version(name) for name in PACKAGES if any(distributions(name=name))
     }
-
-
-def _answer(*command: str) -> str:
-    """What a command prints; empty where it is missing, fails or hangs."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
-def this_process() -> str:
-    """Host, process id and start time: tells this process from a later one with the same id."""
-    return f"{platform.node()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
-
-
-def is_alive(process: str) -> bool:
-    """Whether a process named by ``this_process`` runs; taken for granted on another host."""
-    host, _, rest = process.partition(":")
-    identity, _, started = rest.partition(":")
-    if host != platform.node() or not identity:
-        return True
-    try:
-        return f"{psutil.Process(int(identity)).create_time():.0f}" == started
-    except psutil.NoSuchProcess:
-        return False

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from mlflow import artifacts, entities
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from pipelines.tracking.connection import Connection
 from pipelines.tracking.gate import Decision, decide, move_record
@@ -15,6 +16,9 @@ from segcore.errors import InputError, suggestion
 from segcore.files import hash_of, sha256_of
 
 MODEL_FILES = ("weights.safetensors", "config.json", "classes.json")
+CARD = "model_card.md"
+LONGEST_DESCRIPTION, MOST_MODELS = 5000, 1000
+"""Two limits of MLflow."""
 
 
 class Version(NamedTuple):
@@ -62,22 +66,46 @@ class Registry(Connection):
 
         It is the store's own where that is local, else a temporary copy. Raises InputError.
         """
+        number = self.version(name, version).number
+        self._check_files(name, number)
         with self.asked():
-            number = self._number(name, version)
-            if number is None:
-                raise InputError(self._absence(name, version))
-            if not self.has(name, number):
-                raise InputError(
-                    f"version {number} of {name!r} has lost its files; register it again"
-                )
             return Path(artifacts.download_artifacts(**self._files(name, number)))
+
+    def package(self, name: str, version: int | str) -> Path:
+        """As ``fetch``, with all that MLflow serves: the code and the model card, too."""
+        number = self.version(name, version).number
+        self._check_files(name, number)
+        with self.asked():
+            place = self.client.get_model_version_download_uri(name, str(number))
+            return Path(artifacts.download_artifacts(artifact_uri=place, tracking_uri=self.uri))
+
+    def version(self, name: str, version: int | str) -> Version:
+        """The version with this number or alias. Raises InputError on one that is not there."""
+        known = self.versions(name)
+        for each in known:
+            if str(version) in (str(each.number), *each.aliases):
+                return each
+        if not known:
+            names = self.names()
+            raise InputError(f"the registry has no model {name!r}{suggestion(name, names)}")
+        words = [word for each in known for word in (str(each.number), *each.aliases)]
+        hint = suggestion(str(version), words)
+        raise InputError(f"model {name!r} has no version {str(version)!r}{hint}")
+
+    def names(self) -> list[str]:
+        """Of all registered models."""
+        with self.asked():
+            found = self.client.search_registered_models(max_results=MOST_MODELS)
+        return sorted(each.name for each in found)
 
     def has(self, name: str, version: int | str) -> bool:
         """Whether the registry knows the version or alias and still holds its files."""
+        known = self.versions(name)
+        found = [v.number for v in known if str(version) in (str(v.number), *v.aliases)]
+        if not found:
+            return False
         with self.asked():
-            if (number := self._number(name, version)) is None:
-                return False
-            held = artifacts.list_artifacts(**self._files(name, number))
+            held = artifacts.list_artifacts(**self._files(name, found[0]))
         return {Path(each.path).name for each in held} >= set(MODEL_FILES)
 
     def promote(
@@ -87,6 +115,7 @@ class Registry(Connection):
 
         ``because`` is a person's reason to promote it whatever the scores say.
         """
+        self._check_files(name, version)
         facts = {"score": repr(score), "data_hash": data_hash}
         with self.asked(), self.locked():
             champion = next((v for v in self.versions(name) if "champion" in v.aliases), None)
@@ -96,6 +125,20 @@ class Registry(Connection):
             if decision.promoted:
                 self._move(name, "champion", version, decision.reason)
         return decision
+
+    def describe(self, name: str, version: int, card: str) -> None:
+        """Gives a version its model card: as its description, and as a file beside the model."""
+        with self.asked(), TemporaryDirectory() as folder:
+            self.client.update_model_version(name, str(version), card[:LONGEST_DESCRIPTION])
+            Path(folder, CARD).write_text(card, encoding="utf-8")
+            place = self.client.get_model_version_download_uri(name, str(version))
+            get_artifact_repository(place, self.uri).log_artifacts(folder)
+
+    def figures(self, version: Version) -> tuple[dict[str, float], dict[str, str]]:
+        """The scores and the configuration of the run that a version comes from."""
+        with self.asked():
+            data = self.client.get_run(version.run_id).data
+        return data.metrics, data.params
 
     def versions(self, name: str) -> list[Version]:
         """Every version, oldest first; none where there is no such model."""
@@ -135,20 +178,10 @@ class Registry(Connection):
             return {}, {}
         return {alias: int(number) for alias, number in model.aliases.items()}, model.tags
 
-    def _number(self, name: str, version: int | str) -> int | None:
-        for each in self.versions(name):
-            if str(version) in (str(each.number), *each.aliases):
-                return each.number
-        return None
-
-    def _absence(self, name: str, version: int | str) -> str:
-        known = [word for v in self.versions(name) for word in (str(v.number), *v.aliases)]
-        if known:
-            return (
-                f"model {name!r} has no version {str(version)!r}{suggestion(str(version), known)}"
-            )
-        names = [each.name for each in self.client.search_registered_models()]
-        return f"the registry has no model {name!r}{suggestion(name, names)}"
+    def _check_files(self, name: str, number: int) -> None:
+        if not self.has(name, number):
+            lost = f"version {number} of {name!r} has lost its files; register it again"
+            raise InputError(f"{lost}: python -m pipelines.evaluate ROW, for its row")
 
     def _note(self, name: str, number: int, facts: dict[str, str]) -> None:
         for tag, value in facts.items():

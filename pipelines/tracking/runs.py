@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import entities
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from pipelines.lineage import is_alive, this_process, who
+from pipelines.lineage import git_diff, who
+from pipelines.processes import is_alive, this_process
 from pipelines.tracking.connection import Connection
+from pipelines.tracking.system import SystemMetrics
 
 PARAMS_PER_CALL = 100
 LONGEST_VALUE = 6000
@@ -34,7 +35,8 @@ class Runs(Connection):
         """The id of a run that is now RUNNING: new, or the earlier one with the same ``key``.
 
         ``config`` becomes parameters and the file ``config.json``, which proves that files can be
-        written. Runs whose process has died are ended as KILLED. Raises InputError.
+        written; what git has no commit of becomes ``uncommitted.diff``, but in children. Runs
+        whose process has died are ended as KILLED. Raises InputError.
         """
         marks = self._marks(tags or {}, parent, key)
         with self.asked(), self.locked():
@@ -46,6 +48,8 @@ class Runs(Connection):
             self.client.update_run(run_id, "RUNNING")
             self._describe(run, flat(config), marks)
             self.client.log_dict(run_id, config, "config.json")
+            if parent is None and (diff := git_diff(self.root)):
+                self.client.log_text(run_id, diff, "uncommitted.diff")
         return run_id
 
     @contextmanager
@@ -93,7 +97,7 @@ class Runs(Connection):
     @contextmanager
     def system_metrics(self, run_id: str) -> Iterator[None]:
         """Samples processor, memory, disk, network and GPUs into the run meanwhile."""
-        monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self.uri)
+        monitor = SystemMetrics(run_id, resume_logging=True, tracking_uri=self.uri)
         monitor.start()
         try:
             yield

@@ -1,25 +1,27 @@
 """Tracking against a real SQLite store and a real server, read back through MLflow itself."""
 
+import importlib.util
 import json
 import math
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.lineage import this_process
+from pipelines.hardware import hardware
+from pipelines.processes import this_process
 from pipelines.tracking import Mirror, Store, open_store
 from segcore.errors import InputError
+from tests.pipelines.mlflow_server import Server, free_port
+from tests.pipelines.tiny_project import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +43,9 @@ def store(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> St
     return open_store(tmp_path)
 
 
+AUTHOR = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+
+
 def step(number: int, seconds: float = 0.5) -> dict:
     return {"event": "step", "step": number, "loss": 1 / (number + 1), "seconds": seconds}
 
@@ -57,13 +62,6 @@ def append(path: Path, *events: dict) -> None:
 def points(client: MlflowClient, run_id: str, name: str) -> list[tuple[int, float]]:
     history = client.get_metric_history(run_id, name)
     return [(each.step, each.value) for each in sorted(history, key=lambda each: each.step)]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 # --- the store -----------------------------------------------------------------------------------
@@ -92,7 +90,7 @@ def test_concurrent_first_starts_on_an_empty_store_lose_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    names = [f"row-{number}" for number in range(6)]
+    names = [f"row-{number:02d}" for number in range(16)]
     command = [sys.executable, "-c", FIRST_START, str(tmp_path), *names]
     subprocess.run(command, cwd=ROOT, check=True)
     client = open_store(tmp_path).client
@@ -120,6 +118,7 @@ def test_a_dead_server_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pyt
         open_store(tmp_path)
 
 
+@pytest.mark.long
 def test_a_server_that_accepts_and_never_answers_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -152,6 +151,23 @@ def test_a_run_holds_its_configuration_flat_and_whole(store: Store):
     assert run.data.tags["mlflow.source.git.commit"] == "abc"
     held = store.client.download_artifacts(run_id, "config.json")
     assert json.loads(Path(held).read_text()) == config
+
+
+def test_what_was_not_committed_is_a_file_of_the_run_but_not_of_its_children(
+    store: Store, tmp_path: Path
+):
+    for command in (["init", "-q"], ["add", "-A"], [*AUTHOR, "commit", "-q", "-m", "first"]):
+        (tmp_path / "row.py").touch()
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    (tmp_path / "row.py").write_text("steps = 7\n")
+    parent = store.start("shapes", "study", config={})
+    child = store.start("shapes", "trial", config={}, parent=parent)
+    files = {
+        run: {file.path for file in store.client.list_artifacts(run)} for run in (parent, child)
+    }
+    assert files == {parent: {"config.json", "uncommitted.diff"}, child: {"config.json"}}
+    held = store.client.download_artifacts(parent, "uncommitted.diff")
+    assert "+steps = 7" in Path(held).read_text().splitlines()
 
 
 def test_the_same_key_is_the_same_run_and_another_key_another(store: Store):
@@ -244,14 +260,51 @@ def test_system_metrics_are_sampled_and_leave_neither_thread_nor_status(
     run_id = store.start("shapes", "row", config={})
     before = set(threading.enumerate())
     with store.system_metrics(run_id):
-        wait_until(lambda: any(key.startswith("system/") for key in values_of(store, run_id)))
+        wait_until(lambda: system_values(store, run_id), "a sample")
     assert set(threading.enumerate()) == before
-    assert 0 < values_of(store, run_id)["system/system_memory_usage_percentage"] < 100
+    assert 0 < system_values(store, run_id)["system_memory_usage_percentage"] < 100
     assert store.client.get_run(run_id).info.status == "RUNNING"
 
 
-def values_of(store: Store, run_id: str) -> dict[str, float]:
-    return store.client.get_run(run_id).data.metrics
+DRIVER_TOOL = """#!/bin/sh
+case "$1" in
+--query-gpu=name) printf 'Some GPU\\nAnother\\n' ;;
+*) printf '40, 1000, 4000, 70.5\\n[N/A], 2000, 4000, [N/A]\\n' ;;
+esac
+"""
+
+
+def test_gpus_are_sampled_by_the_drivers_tool_where_its_library_is_missing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if importlib.util.find_spec("pynvml"):
+        pytest.skip("the library is here")
+    (tmp_path / "nvidia-smi").write_text(DRIVER_TOOL)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    run_id = store.start("shapes", "row", config={}, tags={"hardware": hardware()})
+    with store.system_metrics(run_id):
+        wait_until(lambda: system_values(store, run_id), "a sample")
+    values = system_values(store, run_id)
+    assert {name: value for name, value in values.items() if name.startswith("gpu")} == {
+        "gpu_0_utilization_percentage": 40,
+        "gpu_0_memory_usage_megabytes": 1048.6,  # 1000 MiB
+        "gpu_0_memory_usage_percentage": 25,
+        "gpu_0_power_usage_watts": 70.5,
+        "gpu_1_memory_usage_megabytes": 2097.2,
+        "gpu_1_memory_usage_percentage": 50,
+    }
+    assert store.client.get_run(run_id).data.tags["hardware.gpus"] == '["Some GPU", "Another"]'
+
+
+def system_values(store: Store, run_id: str) -> dict[str, float]:
+    values = store.client.get_run(run_id).data.metrics
+    return {
+        name.removeprefix("system/"): value
+        for name, value in values.items()
+        if name.startswith("system/")
+    }
 
 
 # --- the mirror ----------------------------------------------------------------------------------
@@ -269,7 +322,7 @@ def test_a_mirror_copies_every_line_once_while_they_come(store: Store, tmp_path:
         on_event=lambda event: shown.append(event["step"]),
     ):
         append(path, *[step(number) for number in range(5)])
-        wait_until(lambda: len(points(store.client, run_id, "loss")) == 5)
+        wait_until(lambda: len(points(store.client, run_id, "loss")) == 5, "five points")
         append(path, evaluated(4, 0.25), *[step(number) for number in range(5, 9)])
         with path.open("a") as file:
             file.write('{"event": "step", "st')  # its writer has not finished
@@ -296,6 +349,29 @@ def test_a_second_start_and_repeated_steps_leave_no_double(store: Store, tmp_pat
     assert sorted(times) == [500, 1000, 1500, 2000, 2500, 3000, 3125, 3250, 3375]
 
 
+@pytest.mark.long
+def test_fast_steps_are_sent_together(store: Store, tmp_path: Path):
+    """A hundred steps a second: as many requests as the mirror looks at its file."""
+    run_id = store.start("shapes", "row", config={})
+    path = tmp_path / "metrics.jsonl"
+    send, sent = store.client.log_batch, list[int]()
+
+    def counted(run_id: str, metrics: list) -> None:
+        sent.append(len(metrics))
+        send(run_id, metrics)
+
+    store.client.log_batch = counted
+    begun = time.monotonic()
+    with Mirror(store, run_id, path, interval_seconds=0.5):
+        for number in range(200):
+            append(path, step(number, seconds=0.01))
+            time.sleep(0.01)
+    looks = (time.monotonic() - begun) / 0.5 + 1
+    assert sum(sent) == 2 * 200
+    assert len(sent) <= looks
+    assert len(points(store.client, run_id, "loss")) == 200
+
+
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_file_rewritten_while_it_is_followed_is_read_again(
     store: Store, tmp_path: Path, replaced: bool
@@ -304,7 +380,7 @@ def test_a_file_rewritten_while_it_is_followed_is_read_again(
     path = tmp_path / "metrics.jsonl"
     append(path, *[step(number) for number in range(6)])
     with Mirror(store, run_id, path, interval_seconds=0.05):
-        wait_until(lambda: len(points(store.client, run_id, "loss")) == 6)
+        wait_until(lambda: len(points(store.client, run_id, "loss")) == 6, "six points")
         kept = path.read_text().splitlines(keepends=True)[:3]
         if replaced:  # longer than before, and its old end lies within a line
             aside = tmp_path / "aside"
@@ -337,48 +413,6 @@ def test_more_than_one_call_holds_and_thinning(store: Store, tmp_path: Path):
 # --- a server that dies --------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
-class Server:
-    """``mlflow server`` on loopback, in a process group of its own so that all of it can die."""
-
-    def __init__(self, folder: Path, database: Path) -> None:
-        self.folder, self.port = folder, free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        shutil.copy(database, folder / "server.db")
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-        command += ["--port", str(self.port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
-        command += ["--artifacts-destination", f"{self.folder}/artifacts"]
-        with (self.folder / "server.log").open("a") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        wait_until(self.answers)
-
-    def answers(self) -> bool:
-        try:
-            with urlopen(f"{self.uri}/health", timeout=1) as answer:
-                return answer.status == 200
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
 def server(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     folder = tmp_path / "server"
@@ -409,7 +443,7 @@ def test_a_server_killed_during_training_stops_nothing_and_gets_the_rest_later(
     path = tmp_path / "metrics.jsonl"
     training = subprocess.Popen([sys.executable, "-c", TRAINING, str(path)])
     with Mirror(store, run_id, path, interval_seconds=0.1, retry_seconds=0.5):
-        wait_until(lambda: len(points(store.client, run_id, "loss")) > 20)
+        wait_until(lambda: len(points(store.client, run_id, "loss")) > 20, "some points")
         server.kill()
         length = path.stat().st_size
         assert training.wait() == 0
@@ -418,7 +452,7 @@ def test_a_server_killed_during_training_stops_nothing_and_gets_the_rest_later(
         assert not store.log_metrics(run_id, {"miou": 0.5})
         assert not store.finish(run_id)
         server.start()
-        wait_until(lambda: len(points(store.client, run_id, "loss")) == 200)
+        wait_until(lambda: len(points(store.client, run_id, "loss")) == 200, "all points")
     said = capsys.readouterr().err
     assert said.count("missed _deliver") == 1
     assert said.count("missed set_terminated") == 1
