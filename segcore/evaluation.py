@@ -1,25 +1,41 @@
 """A network and the images of a split -> Scores. One path for validation, evaluation, N workers."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from segcore.boundaries import boundary_counts, boundary_f
 from segcore.distributed import total
-from segcore.inference import predict_labels
-from segcore.metrics import Scores, confusion_matrix
-from segcore.types import Batch
+from segcore.errors import InputError
+from segcore.inference import predict_labels, resized_sides
+from segcore.intervals import Interval, interval, mean_interval
+from segcore.metrics import (
+    FIGURES,
+    Scores,
+    class_iou,
+    confusion_matrix,
+    counts_of,
+    mean_iou,
+    or_none,
+)
+from segcore.pixels import resize_image, resize_labels
+from segcore.shards import ShardReader
+from segcore.tables import TestTime
+from segcore.types import Batch, Sample
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One image's labels as predicted, and its own confusion matrix."""
+    """One image's labels as predicted and as they are, and its own confusion matrix."""
 
     id: str
     predicted: Tensor
+    labels: Tensor
     confusion: Int[Tensor, "k k"]
 
     @property
@@ -33,14 +49,21 @@ def evaluate_images(
     num_classes: int,
     predict: Callable[[nn.Module, Tensor], Tensor] = predict_labels,
 ) -> Iterator[ImageResult]:
-    """Predicts every image, one result at a time, so memory does not grow with the set."""
+    """Predicts every image, one result at a time, so memory does not grow with the set.
+
+    Raises InputError that names an image which is too small, or too large for the memory.
+    """
     training = network.training
     network.eval()
     try:
         for batch in batches:
-            predicted = predict(network, batch.images).cpu()
+            try:
+                predicted = predict(network, batch.images).cpu()
+            except InputError as error:
+                raise InputError(f"image {', '.join(batch.ids)}: {error}") from None
             for name, labels, found in zip(batch.ids, batch.labels, predicted, strict=True):
-                yield ImageResult(name, found, confusion_matrix(labels, found, num_classes))
+                matrix = confusion_matrix(labels, found, num_classes)
+                yield ImageResult(name, found, labels, matrix)
     finally:
         network.train(training)
 
@@ -54,19 +77,105 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], num_classes: int) -> 
     return Scores(total(confusion.to(device)).cpu().numpy())
 
 
+@dataclass(frozen=True)
+class ImageScores:
+    """What is kept of an image: a few kilobytes, whatever its size."""
+
+    id: str
+    counts: Int[np.ndarray, "3 k"]
+    edges: Int[np.ndarray, "3 k"]
+    edge_f: Float[np.ndarray, "k"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values. Counts are those of the classes that the image has; an image without
+        a labelled pixel has no score of its own."""
+        here = np.flatnonzero(self.counts.any(axis=0))
+        labelled, predicted, correct = self.counts[:, here].tolist()
+        known = bool(sum(labelled))
+        edge_f = self.edge_f[~np.isnan(self.edge_f)]
+        return {
+            "id": self.id,
+            "miou": float(mean_iou(self.counts)) if known else None,
+            "boundary_iou": float(mean_iou(self.edges)) if known else None,
+            "boundary_f": float(edge_f.mean()) if known and edge_f.size else None,
+            "classes": here.tolist(),
+            "labelled": labelled,
+            "predicted": predicted,
+            "correct": correct,
+        }
+
+
 class Tally:
     """Adds up the results of a split, image by image."""
 
     def __init__(self, num_classes: int) -> None:
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-        self.per_image = list[dict[str, Any]]()
+        self.images = list[ImageScores]()
 
     def add(self, result: ImageResult) -> None:
-        """An image without a labelled pixel has no score of its own."""
         self.confusion += result.confusion
-        labelled = int(result.confusion.sum()) > 0
-        self.per_image.append({"id": result.id, "miou": result.miou if labelled else None})
+        maps = result.labels.numpy(), result.predicted.numpy()
+        classes = len(self.confusion)
+        counts = counts_of(result.confusion.numpy()).astype(np.int32)
+        edges = boundary_counts(*maps, classes).astype(np.int32)
+        self.images.append(ImageScores(result.id, counts, edges, boundary_f(*maps, classes)))
 
     @property
     def scores(self) -> Scores:
         return Scores(self.confusion.numpy())
+
+    @property
+    def per_image(self) -> list[dict[str, Any]]:
+        return [image.as_dict() for image in self.images]
+
+    def as_dict(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """Everything that ``scores.json`` says of a split: plain JSON values."""
+        counts = np.stack([image.counts for image in self.images]).astype(np.int64)
+        edges = np.stack([image.edges for image in self.images]).astype(np.int64)
+        edge_f = np.stack([image.edge_f for image in self.images])
+        trusted = {name: interval([counts], figure) for name, figure in FIGURES.items()}
+        trusted["boundary_iou"] = interval([edges], mean_iou)
+        trusted["boundary_f"] = mean_interval(edge_f)
+        return {
+            "images": len(self.images),
+            **self.scores.as_dict(names),
+            "boundary_iou": trusted["boundary_iou"].value,
+            "boundary_f": trusted["boundary_f"].value,
+            "class_boundary_iou": or_none(class_iou(edges.sum(0))),
+            "intervals": {name: _ends(each) for name, each in trusted.items()},
+            "per_image": self.per_image,
+        }
+
+
+def merged(parts: Sequence[Tally]) -> Tally:
+    """Of slices rank::ranks, by rank: the same as of all images by one."""
+    tally = Tally(len(parts[0].confusion))
+    for part in parts:
+        tally.confusion += part.confusion
+    longest = max(len(part.images) for part in parts)
+    for number in range(longest):
+        tally.images += [part.images[number] for part in parts if number < len(part.images)]
+    return tally
+
+
+def _ends(found: Interval) -> list[float]:
+    return [found.low, found.high]
+
+
+class CropReader(ShardReader):
+    """The samples of a split, resized and cut to their middle: "val (crop)" in some tables."""
+
+    def __init__(self, folder: str, split: str, how: TestTime) -> None:
+        super().__init__(folder, split)
+        self.how = how
+
+    def __getitem__(self, index: int) -> Sample:
+        name, image, labels = super().__getitem__(index)
+        height, width = labels.shape
+        size = resized_sides((height, width), self.how.resize)
+        image, labels = resize_image(image, size), resize_labels(labels, size)
+        assert self.how.crop
+        tall, wide = self.how.crop
+        top, left = (size[0] - tall) // 2, (size[1] - wide) // 2
+        window = slice(top, top + tall), slice(left, left + wide)
+        return Sample(name, image[:, *window], labels[window].contiguous())

@@ -5,7 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segcore.inference import predict_labels, predict_labels_over_views, predictor
+from segcore import inference
+from segcore.errors import InputError, validated
+from segcore.inference import (
+    predict_labels,
+    predict_labels_over_views,
+    predictor,
+    resized_rows,
+    resized_sides,
+)
 from segcore.tables import TestTime
 from segcore.transforms import MEAN, STD
 from segcore.types import Prediction
@@ -105,3 +113,76 @@ def test_test_time_decides_over_the_views():
     alone = predictor(TestTime(scales=(1.0,), flip=True), list(range(6)))
     mirrored = alone(network, images.flip(-1)).flip(-1)
     assert torch.equal(alone(network, images), mirrored)  # a mirror image gets mirrored labels
+
+
+# --- many classes, many pixels -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", [1, 700, 5000, 1 << 24])
+@pytest.mark.parametrize("size", [(33, 47), (8, 12)])
+def test_classes_in_parts_give_what_all_at_once_give(monkeypatch, part, size):
+    monkeypatch.setattr(inference, "PART", part)
+    torch.manual_seed(2)
+    scores = torch.randn(2, 23, 8, 12)
+    scores[:, 7] = scores[:, 3]  # of equal ones the first counts
+    scores[:, 3, :4] += 3
+    scores[:, 7, :4] += 3
+    plain = F.interpolate(scores, size, mode="bilinear").argmax(1)
+    found = inference._most_likely(scores, torch.Size(size))
+    assert torch.equal(found, plain.to(torch.uint8))
+    assert 3 in found
+    assert 7 not in found
+
+
+@pytest.mark.parametrize("size", [(33, 47), (16, 24), (5, 9), (8, 12), (1, 1)])
+def test_rows_of_an_enlarged_map(size):
+    torch.manual_seed(3)
+    scores = torch.randn(2, 5, 8, 12)
+    whole = F.interpolate(scores, size, mode="bilinear")
+    for first in range(size[0]):
+        for end in range(first + 1, size[0] + 1, 5):
+            rows = resized_rows(scores, torch.Size(size), (first, end))
+            torch.testing.assert_close(rows, whole[:, :, first:end], rtol=0, atol=2e-6)
+
+
+def test_views_in_bands_give_what_all_rows_at_once_give(monkeypatch):
+    network = Coarse()
+    images = torch.randint(0, 256, (2, 3, 24, 20), dtype=torch.uint8)
+    how = {"scales": SCALES, "flip": True, "mirror": MIRROR}
+    expected = predict_labels_over_views(network, images, **how)
+    monkeypatch.setattr(inference, "PART", 6 * 2 * 20 * 5)  # five rows
+    assert torch.equal(predict_labels_over_views(network, images, **how), expected)
+
+
+# --- protocols -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(16, (16, 27)), ((9, 11), (9, 11)), (None, (24, 40))]
+)
+def test_an_image_is_resized_before_and_labelled_at_its_own_size(size, expected):
+    network = Coarse()
+    images = torch.randint(0, 256, (1, 3, 24, 40), dtype=torch.uint8)
+    assert resized_sides((24, 40), size) == expected
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (MEAN, STD))
+    with torch.no_grad():
+        small = F.interpolate((images.float() - mean) / std, expected, mode="bilinear")
+        scores = F.interpolate(network(small).logits, (24, 40), mode="bilinear")
+    found = predictor(TestTime(resize=size), MIRROR)(network, images)
+    assert torch.equal(found, scores.argmax(1).to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"window": [8, 8]}, "window and stride say something only together"),
+        ({"stride": [8, 8]}, "window and stride say something only together"),
+        ({"window": [8, 8], "stride": [4, 9]}, r"stride \[4, 9\] leaves gaps"),
+        ({"crop": [8, 8]}, "crop needs resize"),
+        ({"crop": [8, 10], "resize": 9}, r"crop \[8, 10\] does not fit into resize 9"),
+        ({"crop": [8, 10], "resize": [7, 20]}, r"crop \[8, 10\] does not fit into resize"),
+    ],
+)
+def test_a_protocol_that_makes_no_sense_is_refused(values, problem):
+    with pytest.raises(InputError, match=problem):
+        validated(TestTime, values, "test_time")
