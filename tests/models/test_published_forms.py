@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from pipelines.rows import ZOO
+from segcore.gradients import Updates
 from segcore.losses import build_criterion
 from segcore.models import list_options
 from segcore.optimization import build_optimizer, build_schedule
 from segcore.params import Params, read_params
 from segcore.row import Run
 from segcore.runs import build_network
-from segcore.training import Plan, take_step
 from segcore.types import Batch
 
 pytestmark = [pytest.mark.long]
@@ -153,8 +153,7 @@ def test_it_takes_a_training_step(name: str):
         head_multiplier=run.head_multiplier,
     )
     build_schedule(run.schedule, optimizer, steps=run.steps, power=run.power)
-    plan = Plan(steps=run.steps, evaluate_every=run.steps, save_every=run.steps)
-    loss = take_step(network, Batch(images, labels, ("a", "b")), criterion, optimizer, plan, 1)
+    loss, _ = Updates(network, criterion, optimizer).take(Batch(images, labels, ("a", "b")), 1)
     # Untrained scores are near zero: each head pays about the logarithm of the class count.
     assert 0.5 * math.log(CLASSES) < loss < 12 * math.log(CLASSES)
     after = dict(network.named_parameters())

@@ -62,12 +62,14 @@ TABLE: dict[str, Any] = {
                     "options.width": {"choice": [6, 10]},
                 },
                 "trials": 3,
+                "concurrent": 1,
                 "steps": 2,
                 "evaluate_every": 1,
                 "grace": 1,
             },
         },
     },
+    "refinements": {},
 }
 
 
