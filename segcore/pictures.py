@@ -10,9 +10,6 @@ import matplotlib
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -72,11 +69,16 @@ def save_png(picture: Picture, path: Path) -> None:
 
 
 def label_png(labels: LabelMap, classes: ClassTable, path: Path) -> None:
-    """Writes train ids as an index image whose palette holds the class colours; IGNORE is 255."""
+    """Writes the ``label_image``; the file is whole or absent."""
+    with written_whole(path) as aside:
+        label_image(labels, classes).save(aside, format="PNG")
+
+
+def label_image(labels: LabelMap, classes: ClassTable) -> Image.Image:
+    """Train ids as an index image whose palette holds the class colours; IGNORE is 255."""
     image = Image.fromarray(_checked(labels, classes).cpu().numpy()).convert("P")
     image.putpalette(_palette(classes).numpy().tobytes())
-    with written_whole(path) as aside:
-        image.save(aside, format="PNG")
+    return image
 
 
 def colour_key(classes: ClassTable, columns: int = 1) -> Picture:
@@ -137,7 +139,7 @@ class Axis:
         """The axis of a searched key: its bounds, or its choices in the order they are given."""
         if "choice" in space:
             return cls(choices=tuple(str(choice) for choice in space["choice"]))
-        ((kind, (low, high)),) = space.items()
+        ((kind, (low, high)),) = ((k, ends) for k, ends in space.items() if k != "when")
         return cls(float(low), float(high), log=kind == "loguniform", whole=kind == "int")
 
     def at(self, value: Any) -> float:
@@ -178,60 +180,6 @@ def search_axes(search: dict[str, Any]) -> dict[str, Axis]:
     """One axis per searched key, in the order of the space, and the score last."""
     axes = {key: Axis.of_space(space) for key, space in search["space"].items()}
     return axes | {SCORE: Axis.spanning(100 * trial["miou"] for trial in scored_trials(search))}
-
-
-def search_history(search: dict[str, Any], path: Path) -> None:
-    """Draws a search as PNG: every trial's mIoU by step, and the best so far by trial."""
-    trials = scored_trials(search)
-    best = max(trials, key=lambda trial: trial["miou"])
-    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
-    by_step, by_trial = figure.subplots(1, 2, sharey=True)
-    for number, trial in enumerate(trials, start=1):
-        colour, width, order = ("#1f6fb2", 2.2, 3) if trial is best else ("#8a94a3", 1, 2)
-        steps, scores = np.array(trial["history"], dtype=float).reshape(-1, 2).T
-        by_step.plot(steps, 100 * scores, c=colour, lw=width, zorder=order, marker=".")
-        fill = "white" if trial["status"] == "stopped" else "#1f6fb2"
-        by_trial.scatter(number, 100 * trial["miou"], c=fill, edgecolors="#1f6fb2", zorder=3)
-    so_far = np.maximum.accumulate([100 * trial["miou"] for trial in trials])
-    by_trial.step(range(1, len(trials) + 1), so_far, where="post", c="#1f6fb2", lw=2.2)
-    by_trial.xaxis.set_major_locator(MaxNLocator(integer=True))
-    by_step.set(xlabel="step", ylabel=f"validation {SCORE}", title="Trials, the best one in blue")
-    by_trial.set(xlabel="trial", title="Best so far (hollow: stopped early)")
-    _save_figure(figure, path)
-
-
-def parallel_coordinates(search: dict[str, Any], path: Path) -> None:
-    """Draws a search as PNG: one line per trial through its values, coloured by mIoU."""
-    axes = search_axes(search)
-    figure = Figure(figsize=(max(6, 2.2 * len(axes)), 4.4), dpi=120, layout="constrained")
-    chart = figure.subplots()
-    for trial in sorted(scored_trials(search), key=lambda trial: trial["miou"]):
-        values = trial["values"] | {SCORE: 100 * trial["miou"]}
-        heights = [axis.at(values[key]) for key, axis in axes.items()]
-        colour = colormaps["viridis_r"](axes[SCORE].at(100 * trial["miou"]))
-        dashes = ":" if trial["status"] == "stopped" else "-"
-        chart.plot(range(len(axes)), heights, dashes, color=colour, lw=1.8)
-    for position, (name, axis) in enumerate(axes.items()):
-        _draw_vertical_axis(chart, position, name, axis)
-    chart.set(xlim=(-0.5, len(axes) - 0.7), ylim=(-0.06, 1.16))
-    chart.axis("off")
-    _save_figure(figure, path)
-
-
-def _draw_vertical_axis(chart: Axes, position: int, name: str, axis: Axis) -> None:
-    chart.plot([position, position], [0, 1], color="#5c6470", lw=1)
-    title = f"{name} (log)" if axis.log else name
-    chart.text(position, 1.08, title, ha="center", weight="bold", parse_math=False)
-    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # lines pass under the text
-    side = {"ha": "right", "va": "center", "size": 9, "zorder": 4, "bbox": behind}
-    for height, text in axis.ticks():
-        chart.plot([position - 0.02, position], [height, height], color="#5c6470", lw=1)
-        chart.text(position - 0.04, height, text, parse_math=False, **side)
-
-
-def _save_figure(figure: Figure, path: Path) -> None:
-    with written_whole(path) as aside:  # no software version inside: equal input, equal bytes
-        figure.savefig(aside, format="png", metadata={"Software": None})
 
 
 def _palette(classes: ClassTable) -> UInt8[Tensor, "256 3"]:

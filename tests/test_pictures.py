@@ -17,10 +17,8 @@ from segcore.pictures import (
     colour_key,
     label_png,
     overlay,
-    parallel_coordinates,
     save_png,
     search_axes,
-    search_history,
     strip,
 )
 from segcore.types import IGNORE, ClassTable
@@ -173,21 +171,3 @@ def test_search_axes_follow_the_space_and_end_with_the_score() -> None:
     assert list(axes) == ["learning_rate", "optimizer", "flip", "warmup_steps", "mIoU %"]
     assert axes["learning_rate"].log
     assert axes["warmup_steps"].whole
-
-
-@pytest.mark.parametrize("trials", [1, 2, 50])
-@pytest.mark.parametrize("draw", [search_history, parallel_coordinates])
-def test_search_pictures(draw, trials: int, tmp_path: Path) -> None:
-    draw(a_search(trials), tmp_path / "first.png")
-    draw(a_search(trials), tmp_path / "again.png")
-    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "again.png").read_bytes()
-    with Image.open(tmp_path / "first.png") as image:
-        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    assert 0.005 < (pixels.min(axis=1) < 200).mean() < 0.6  # something is drawn, on white
-
-
-@pytest.mark.parametrize("draw", [search_history, parallel_coordinates])
-def test_a_search_without_trials_is_refused(draw, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no trial with a score"):
-        draw(a_search(1) | {"trials": []}, tmp_path / "none.png")
-    assert not (tmp_path / "none.png").exists()
