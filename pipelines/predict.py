@@ -1,47 +1,48 @@
-"""Labels images with a registered model: an overlay and a label PNG for each.
+"""Labels images and videos with a registered model: overlays to look at and label PNGs.
 
-Images and folders of images; without any, a scene that the project draws itself.
+Images, videos and folders of both; without any, a scene that the project draws itself. Of a video
+come an overlay video and a folder with the labels of each frame.
 """
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
-from pipelines.progress import progress
+from pipelines.gathering import drawn_scene, gathered, read_image
+from pipelines.progress import PlainBar, TerminalBar, progress
 from pipelines.stage import run_safely
 from pipelines.tracking import open_store
-from segcore.datasets import build_dataset
+from segcore import videos
+from segcore.decoding import Pixels
 from segcore.errors import InputError
 from segcore.files import read_json
 from segcore.inference import predict_labels
 from segcore.pictures import label_png, overlay, save_png
-from segcore.runs import LoadedModel, load_model
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+from segcore.runs import LoadedModel, device_of, load_model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE")
+    parser.add_argument("files", nargs="*", type=Path, metavar="IMAGE|VIDEO|FOLDER")
     parser.add_argument("--model", help="ROW[@alias or version]; the best row unless given")
     parser.add_argument("--out", type=Path, default=Path("predictions"))
     arguments = parser.parse_args()
-    run_safely(lambda: predict(arguments.images, arguments.model, arguments.out))
+    run_safely(lambda: predict(arguments.files, arguments.model, arguments.out))
 
 
-def predict(images: list[Path], model: str | None, out: Path) -> None:
+def predict(paths: list[Path], model: str | None, out: Path) -> None:
     name, _, version = (model or _best_row()).partition("@")
-    files = _expanded(images)
+    files = gathered(paths)
     loaded = load_model(open_store(Path.cwd()).fetch(name, version or "champion"))
-    if not files:
-        with tempfile.TemporaryDirectory() as folder:
-            _label([_drawn_scene(Path(folder))], loaded, out)
+    loaded.network.to(device_of(loaded.config.model_copy(update={"device": "auto"})))
+    if files:
+        _label_all(files, loaded, out)
     else:
-        _label(files, loaded, out)
+        with tempfile.TemporaryDirectory() as folder:
+            _label_all([drawn_scene(Path(folder))], loaded, out)
 
 
 def _best_row() -> str:
@@ -51,42 +52,32 @@ def _best_row() -> str:
     return max(read_json(board), key=lambda entry: entry["miou"])["row"]
 
 
-def _expanded(images: list[Path]) -> list[Path]:
-    files = list[Path]()
-    for path in images:
-        if not path.exists():
-            raise InputError(f"{path} does not exist")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if path.is_dir() and not inside:
-            raise InputError(f"{path} holds no image ({', '.join(sorted(SUFFIXES))})")
-        files += inside if path.is_dir() else [path]
-    return files
-
-
-def _drawn_scene(folder: Path) -> Path:
-    scenes = build_dataset("shapes", {"train": 1, "val": 1, "seed": 7})
-    scenes.acquire(folder, folder)
-    return scenes.pairs(folder)["val"][0].image
-
-
-def _label(files: list[Path], model: LoadedModel, out: Path) -> None:
+def _label_all(files: Sequence[Path], model: LoadedModel, out: Path) -> None:
     with progress("predict", len(files), "images") as bar:
         for path in files:
-            image = _read(path)
-            labels = predict_labels(model.network, image[None])[0]
-            save_png(overlay(image, labels, model.classes), out / f"{path.stem}-overlay.png")
-            label_png(labels, model.classes, out / f"{path.stem}-labels.png")
+            if path.suffix.lower() in videos.SUFFIXES:
+                _label_video(path, model, out, bar)
+            else:
+                image, labels = _labelled(read_image(path), model)
+                save_png(overlay(image, labels, model.classes), out / f"{path.stem}-overlay.png")
+                label_png(labels, model.classes, out / f"{path.stem}-labels.png")
             bar.advance()
-    print(f"{len(files)} image(s): overlays and labels are in {out}")
+    print(f"{len(files)} file(s): overlays and labels are in {out}")
 
 
-def _read(path: Path) -> torch.Tensor:
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+def _label_video(path: Path, model: LoadedModel, out: Path, bar: PlainBar | TerminalBar) -> None:
+    target, folder = out / f"{path.stem}-overlay.mp4", out / f"{path.stem}-labels"
+    with videos.opened_video(path) as video, videos.written_video(target, video.rate) as write:
+        for number, pixels in enumerate(video.frames):
+            image, labels = _labelled(pixels, model)
+            write(overlay(image, labels, model.classes))
+            label_png(labels, model.classes, folder / f"{number:06d}.png")
+            bar.advance(0, f"frame {number + 1} of {video.length}")
+
+
+def _labelled(pixels: Pixels, model: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
+    image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return image, predict_labels(model.network, image[None])[0].cpu()
 
 
 if __name__ == "__main__":

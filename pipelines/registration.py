@@ -5,6 +5,7 @@ from pathlib import Path
 from pipelines.tracking import MODEL_FILES, Store, Version
 from segcore.errors import InputError
 from segcore.files import read_json, sha256_of, write_json
+from segcore.model_card import model_card
 from segcore.runs import WEIGHTS
 
 
@@ -56,6 +57,11 @@ def held_version(store: Store, key: str, folder: Path) -> Version:
         version = _add(store, run_id, key, folder, miou, data_hash)
     print(f"{key}: the registry had lost these weights; registered again as version {version}")
     return next(each for each in store.versions(key) if each.number == version)
+
+
+def describe(store: Store, name: str, version: int, folder: Path, shards: str) -> None:
+    """Gives a version the card that its row's folder makes by now; ``shards`` are its data."""
+    store.describe(name, version, model_card(folder, shards))
 
 
 def _check_origin(key: str, folder: Path) -> None:

@@ -4,6 +4,7 @@ MLflow runs it as a "model from code", so nothing is pickled. Its top imports no
 it needs is the artifact's own copy, which is on the path only once a model is loaded.
 """
 
+from base64 import b64encode
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -11,48 +12,59 @@ from shutil import copy2, copytree, ignore_patterns
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import cv2
 import numpy as np
+import pandas as pd
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature, set_model
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext, save_model
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, Schema
+from mlflow.types.schema import AnyType
 
 SERVED_WITH = ("mlflow", "torch", "torchvision", "timm", "numpy", "safetensors", "jaxtyping")
-SERVED_WITH += ("pydantic", "pyyaml", "pillow", "scipy", "pyarrow", "fsspec")
+SERVED_WITH += ("pydantic", "pyyaml", "pillow", "scipy", "pyarrow", "fsspec", "matplotlib")
+SERVED_WITH += ("opencv-python-headless", "isal")
+
+# A row is one image in one of two forms: `image` (a JPEG or PNG file) is answered with `labels` and
+# `overlay` (PNG files), `pixels` (uint8 [h, w, 3], RGB) with `label_map` (uint8 [h, w]).
 SIGNATURE = ModelSignature(
-    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
-    outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
+    inputs=Schema(
+        [ColSpec("binary", "image", required=False), ColSpec(AnyType(), "pixels", required=False)]
+    ),
+    outputs=Schema(
+        [
+            ColSpec("binary", "labels", required=False),
+            ColSpec("binary", "overlay", required=False),
+            ColSpec(AnyType(), "label_map", required=False),
+        ]
+    ),
 )
 
 
 class ServedModel(PythonModel):
-    """Colour images to class labels: uint8 [n, h, w, 3] (RGB) to uint8 [n, h, w], any h and w."""
+    """Images of any height and width to class labels, in the forms of ``SIGNATURE``."""
 
     def load_context(self, context: PythonModelContext) -> None:  # MLflow passes it by this name
         from segcore.runs import load_model
 
-        network = load_model(Path(context.artifacts["model"])).network
-        self.network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        loaded = load_model(Path(context.artifacts["model"]))
+        self.network = loaded.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self.classes = loaded.classes
 
     def predict(
-        self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> Any:
-        """Raises ValueError where the input is no uint8 [n, h, w, 3]."""
-        images = np.asarray(model_input)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            found = f"{images.dtype} {list(images.shape)}"
-            raise ValueError(f"images must be uint8 [n, h, w, 3], RGB; these are {found}")
-        labels = np.empty(images.shape[:3], np.uint8)
-        for index, image in enumerate(images):  # one by one: memory does not grow with n
-            labels[index] = self._labels(image)
-        return labels
+        """``segcore.serving.answer`` for the rows of a DataFrame. Raises MlflowException, which a
+        server says with status 400, on what cannot be used."""
+        from segcore.errors import InputError
+        from segcore.serving import answer
 
-    @torch.inference_mode()
-    def _labels(self, image: np.ndarray) -> np.ndarray:
-        from segcore.inference import predict_labels
-
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return predict_labels(self.network, pixels[None])[0].cpu().numpy()
+        try:
+            return answer(self.network, self.classes, model_input.to_dict("records"))
+        except InputError as error:
+            raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from None
 
 
 def pack(files: Sequence[Path], target: Path, run_id: str) -> None:
@@ -72,9 +84,15 @@ def pack(files: Sequence[Path], target: Path, run_id: str) -> None:
             code_paths=[str(code)],
             pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in SERVED_WITH],
             signature=SIGNATURE,
-            input_example=np.zeros((1, 8, 8, 3), np.uint8),
+            input_example=_example(),
             mlflow_model=Model(run_id=run_id),
         )
+
+
+def _example() -> list[dict[str, str]]:
+    """A black image, as JSON carries it."""
+    _, file = cv2.imencode(".png", np.zeros((128, 128, 3), np.uint8))
+    return [{"image": b64encode(file.tobytes()).decode()}]
 
 
 set_model(ServedModel())

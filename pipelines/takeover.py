@@ -4,7 +4,7 @@ from safetensors.torch import load_file
 
 from pipelines.lineage import lineage
 from pipelines.project import Project
-from pipelines.registration import register
+from pipelines.registration import describe, register
 from pipelines.tracking import Store
 from segcore.files import read_json, written_whole
 from segcore.row import Run
@@ -28,4 +28,5 @@ def take_over(
     config = {"row": key, **run.model_dump(mode="json")}
     name = f"{key} (weights of {origin['row']})"
     with store.run(run.dataset, name, config=config, tags=tags) as run_id:
-        register(store, run_id, key, folder, miou, data_hash, origin)
+        version = register(store, run_id, key, folder, miou, data_hash, origin)
+        describe(store, key, version, folder, project.require_shards(run.dataset))

@@ -31,6 +31,7 @@ ROWS: dict[str, Any] = {
         "weights_of": SEARCHED,
         "splits": ["val"],
         "test_time": {"scales": [0.75, 1.0], "flip": True},
+        "protocols": {"slide": {"window": [32, 40], "stride": [20, 30]}, "whole": {}},
         "published": {"source": "a list", "paper": "arXiv:1411.4038", "metrics": ["miou"]},
     },
     STARTED: {
@@ -66,7 +67,7 @@ def test_a_row_on_anothers_weights_has_them_and_no_training(finished: Project, l
     for name in ("weights.safetensors", "classes.json", "metrics.jsonl"):
         assert sha256_of(ours / name) == sha256_of(theirs / name)
     config, trained = read_json(ours / "config.json"), read_json(theirs / "config.json")
-    assert config["test_time"] == {"scales": [0.75, 1.0], "flip": True}
+    assert config["test_time"].items() >= {"scales": [0.75, 1.0], "flip": True}.items()
     assert config["options"] == trained["options"]  # what the other's search found, as well
     assert read_json(ours / "search.json")["best"] == read_json(theirs / "search.json")["best"]
     assert read_json(ours / "registered.json")["origin"] == {
@@ -95,13 +96,26 @@ def test_its_scores_are_those_of_its_own_protocol(linked: Project):
     ]
     counted = labels != 255
     labels, predicted = labels[counted], np.concatenate(predicted)[counted]
-    present = sorted(set(labels.tolist()))
-    iou = jaccard_score(labels, predicted, labels=present, average=None, zero_division=0)
+    seen = sorted({*labels.tolist(), *predicted.tolist()})
+    iou = jaccard_score(labels, predicted, labels=seen, average=None, zero_division=0)
     assert found["val"]["miou"] == pytest.approx(iou.mean(), abs=1e-12)
     assert (
         found["val"]["confusion"]
         != (read_json(linked.run(SEARCHED) / "scores.json")["splits"]["val"]["confusion"])
     )
+
+
+def test_its_other_protocols_stand_beside(linked: Project):
+    scores = read_json(linked.run(VIEWS) / "scores.json")
+    plain = read_json(linked.run(SEARCHED) / "scores.json")
+    assert {name: list(splits) for name, splits in scores["protocols"].items()} == {
+        "slide": ["val"],
+        "whole": ["val"],
+    }
+    assert scores["protocols"]["whole"]["val"] == plain["splits"]["val"]
+    sliding = scores["protocols"]["slide"]["val"]["confusion"]
+    assert sliding != scores["splits"]["val"]["confusion"]
+    assert np.sum(sliding) == np.sum(scores["splits"]["val"]["confusion"])
 
 
 def test_a_row_with_init_starts_from_the_others_weights(linked: Project):

@@ -1,24 +1,28 @@
 """The registry: gate, history, and a model that loads where the project is not."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from PIL import Image
 
-from pipelines.served_model import ServedModel
+from pipelines.served_model import SERVED_WITH
 from pipelines.tracking import Decision, Store, decide, open_store
+from segcore.decoding import decode
 from segcore.errors import InputError
 from segcore.inference import predict_labels
 from segcore.row import Run
 from segcore.runs import build_network, save_model
 from segcore.types import ClassTable
+
+OWN = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -177,55 +181,30 @@ def test_the_artifact_holds_the_code_and_no_compiled_file_or_pickle(
 
 # --- the model -----------------------------------------------------------------------------------
 
-
-class Brightest(nn.Module):
-    """Class = brightest channel, as one-by-one convolution: labels one can see from the pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, images: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(logits=images * self.scale)
-
-
-@pytest.mark.parametrize("wrong", [np.zeros((1, 4, 4, 3)), np.zeros((4, 4, 3), np.uint8)])
-def test_another_kind_of_array_is_refused(wrong: np.ndarray):
-    with pytest.raises(ValueError, match=r"uint8 \[n, h, w, 3\]"):
-        ServedModel().predict(None, wrong)
-
-
-def test_labels_come_back_in_the_size_and_order_of_the_images():
-    model = ServedModel()
-    model.network = Brightest()
-    images = np.zeros((2, 3, 5, 3), np.uint8)
-    images[0, ..., 2] = 255
-    images[1, ..., 1] = 255
-    images[1, 0, 0] = (255, 0, 0)
-    labels = model.predict(None, images)
-    expected = np.stack([np.full((3, 5), 2), np.full((3, 5), 1)]).astype(np.uint8)
-    expected[1, 0, 0] = 0
-    np.testing.assert_array_equal(labels, expected)
-    assert labels.dtype == np.uint8
-    assert model.predict(None, images[:0]).shape == (0, 3, 5)
-
-
 ELSEWHERE = """
 import sys
 sys.meta_path = [each for each in sys.meta_path if "editable" not in str(each).lower()]
 sys.path = [entry for entry in sys.path if entry.rstrip("/") != sys.argv[2]]
+import mlflow
 import numpy as np
-from mlflow import pyfunc
-model = pyfunc.load_model(sys.argv[1])
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/fcn-resnet18-shapes@candidate")
 import segcore
-assert segcore.__file__.startswith(sys.argv[1]), segcore.__file__
+assert "/code/segcore/" in segcore.__file__, segcore.__file__
 assert "pipelines" not in sys.modules
 images = np.load("images.npy")
-np.save("labels.npy", model.predict(images))
+answers = model.predict([{"pixels": image} for image in images])
+np.save("labels.npy", np.stack([each["label_map"] for each in answers]))
+with open("photo.jpg", "rb") as photo, open("labels.png", "wb") as labels:
+    labels.write(model.predict([{"image": photo.read()}])[0]["labels"])
 try:
-    model.predict(images.astype(np.float32))
+    model.predict([{"pixels": images[0].astype(np.float32)}])
 except Exception as error:
     print("refused:", str(error)[:40])
+from importlib.metadata import packages_distributions
+owners = packages_distributions()
+loaded = {name.partition(".")[0] for name in sys.modules}
+print(*sorted({each.lower() for name in loaded for each in owners.get(name, ())}))
 """
 
 
@@ -240,17 +219,21 @@ def test_a_registered_model_loads_without_the_project_and_gives_the_same_labels(
     run = Run(**table)
     network = build_network(run, 3).eval()
     save_model(tmp_path / "model", network.state_dict(), "fcn-resnet18-shapes", run, classes)
-    number = store.register(run_id, "fcn-resnet18-shapes", tmp_path / "model")
-    artifact = store.fetch("fcn-resnet18-shapes", number).parents[1]
+    store.register(run_id, "fcn-resnet18-shapes", tmp_path / "model")
 
     images = np.random.default_rng(0).integers(0, 256, (2, 45, 70, 3), np.uint8)
     (tmp_path / "elsewhere").mkdir()
     np.save(tmp_path / "elsewhere/images.npy", images)
+    Image.fromarray(images[1]).save(tmp_path / "elsewhere/photo.jpg")
     root = str(Path(__file__).parents[2])
-    command = [sys.executable, "-I", "-c", ELSEWHERE, str(artifact), root]
+    command = [sys.executable, "-I", "-c", ELSEWHERE, store.uri, root]
     done = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("refused:")
+    refused, distributions = done.stdout.splitlines()
+    assert refused.startswith("refused: image 0: pixels must be uint8")
+    # All that the project's own dependencies bring into such a process is asked for by name.
+    needed = {re.split("[>=<]", each)[0] for each in OWN["project"]["dependencies"]}
+    assert needed & set(distributions.split()) <= set(SERVED_WITH)
 
     with torch.inference_mode():
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
@@ -259,3 +242,57 @@ def test_a_registered_model_loads_without_the_project_and_gives_the_same_labels(
     assert labels.dtype == np.uint8
     assert len(np.unique(labels)) > 1  # equality of two constants would prove little
     np.testing.assert_array_equal(labels, expected.numpy())
+    photo = decode((tmp_path / "elsewhere/photo.jpg").read_bytes())
+    expected = predict_labels(network, torch.from_numpy(photo).permute(2, 0, 1)[None].contiguous())
+    with Image.open(tmp_path / "elsewhere/labels.png") as opened:
+        np.testing.assert_array_equal(np.asarray(opened), expected[0].numpy())
+
+
+TWO_VERSIONS = """
+import sys
+sys.meta_path = [each for each in sys.meta_path if "editable" not in str(each).lower()]
+sys.path = [entry for entry in sys.path if entry.rstrip("/") != sys.argv[2]]
+from mlflow import pyfunc
+model = pyfunc.load_model(sys.argv[1])
+import segcore
+from segcore import inference
+print(segcore.__file__.startswith(sys.argv[1]), getattr(inference, "EDITED", False))
+"""
+
+
+@pytest.mark.long
+def test_two_versions_in_two_processes_run_each_its_own_code(
+    store: Store, run_id: str, tmp_path: Path
+):
+    run = Run(
+        method="fcn",
+        backbone="resnet18",
+        backbone_options={"channels": [4, 4, 4, 4]},
+        dataset="shapes",
+        steps=1,
+        batch_size=1,
+        crop=(32, 32),
+        evaluate_every=1,
+        save_every=1,
+    )
+    classes = ClassTable(("road", "sky"), ((0, 0, 0), (9, 9, 9)), (0, 1))
+    packages = list[Path]()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        weights = build_network(run, 2).state_dict()
+        save_model(tmp_path / str(seed), weights, "two", run, classes)
+        packages.append(store.package("two", store.register(run_id, "two", tmp_path / str(seed))))
+    with (packages[1] / "code/segcore/inference.py").open("a") as code:
+        code.write("\nEDITED = True\n")  # as if the second version was made after a change
+    root = str(Path(__file__).parents[2])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-I", "-W", "ignore", "-c", TWO_VERSIONS, str(package), root],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for package in packages
+    ]
+    said = [process.communicate(timeout=200)[0].split() for process in processes]
+    assert said == [["True", "False"], ["True", "True"]]
