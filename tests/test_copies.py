@@ -311,6 +311,7 @@ def wait_for(condition) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_processes_share_one_transfer(folder):
     """And all of them hold it at the end: who waited must not wait for those who read."""
     processes = [fetching(folder, 0.1) for _ in range(4)]
@@ -322,6 +323,7 @@ def test_processes_share_one_transfer(folder):
     assert kept(folder) == {name_of(1)}
 
 
+@pytest.mark.long
 def test_a_killed_transfer_is_taken_over_by_one_that_waits(folder):
     first = fetching(folder, 0.3)
     wait_for(lambda: len(asked_of(folder)) >= 4)

@@ -86,6 +86,7 @@ def test_percentiles_and_rate():
     ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_model_is_measured_as_it_stands(precision):
     model = build_model("pspnet", build_backbone("resnet18", output_stride=8), 5, width=16).train()

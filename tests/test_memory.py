@@ -31,6 +31,7 @@ print(peak_memory(lambda: [hold_64_megabytes() for _ in range(5)], cpu))
 """
 
 
+@pytest.mark.long
 def test_peak_memory_is_what_is_held_at_once():
     """In a process of its own: after other tests the allocator may keep what was freed."""
     told = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True)
@@ -78,6 +79,7 @@ except InputError as error:
 """
 
 
+@pytest.mark.long
 def test_a_shortage_names_what_to_change():
     """A true one: a limit of the process, met by torch's allocator."""
     told = subprocess.run(

@@ -118,6 +118,7 @@ def test_where_not_even_two_images_fit_there_is_none():
     assert most_images(row(), CLASSES, 1, "cpu", 1000) == 0
 
 
+@pytest.mark.long
 def test_planning_takes_no_memory_of_what_it_plans():
     run = row(batch_size=64, crop=(2048, 4096))
     planned = memory(run, 64)

@@ -275,6 +275,7 @@ def test_loss_of_one_class_alone_is_zero_with_finite_gradients(label):
 # --- gain --------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_gain_holds_the_scores_of_both_in_bands_too():
     gain, sums = Gain(4), dict[tuple[str, str], np.ndarray]()
     for number in range(4):

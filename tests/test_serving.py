@@ -185,6 +185,7 @@ def test_many_files_that_are_too_large_together_are_refused_before_one_is_decode
     assert network.passes == 0
 
 
+@pytest.mark.long
 def test_a_small_png_that_unpacks_to_much_takes_no_memory(network: Brightest):
     """64 MB in its data, of which 4x4 pixels need 52 bytes."""
     from segcore.memory import peak_memory

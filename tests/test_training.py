@@ -310,6 +310,7 @@ def test_a_checkpoint_of_another_network_is_refused():
         next(events_of(Small(), plan(2), resumed=saved.checkpoint))
 
 
+@pytest.mark.long
 def test_what_is_wrapped_is_found_again():
     network = Small()
     model = prepare_model(network, torch.device("cpu"), compile=True)

@@ -180,6 +180,7 @@ def test_a_variant_s_weights_come_from_a_folder_alone(tmp_path):
     assert all(torch.equal(each, theirs[key]) for key, each in loaded.body.state_dict().items())
 
 
+@pytest.mark.long
 def test_a_network_without_published_weights():
     with pytest.raises(InputError, match="pretrained weights for backbone seresnet269d cannot"):
         build_backbone("seresnet269d", pretrained=True)

@@ -478,6 +478,7 @@ def test_a_lock_says_who_holds_it_and_is_free_after_a_failure(tmp_path: Path):
 # --- as real processes ---------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_process_refuses_a_table(project: Callable[..., Project]):
     root = project(**{f"{ROW}__lerning_rate": 0.1}).root
     before = outputs(root)
@@ -485,11 +486,13 @@ def test_a_process_refuses_a_table(project: Callable[..., Project]):
     assert outputs(root) == before
 
 
+@pytest.mark.long
 def test_a_process_refuses_a_missing_drop_folder(tmp_path: Path):
     root = write_table(tmp_path / "project", table(datasets__camvid={})).root
     refused(run(root, *stage_command("download", "camvid")), "drop folder", "is missing")
 
 
+@pytest.mark.long
 def test_a_process_refuses_a_broken_image(project: Callable[..., Project]):
     changed = project()
     shutil.rmtree(changed.shards("tiny"))

@@ -288,6 +288,7 @@ def children_of(parent: int) -> list[int]:
     return found
 
 
+@pytest.mark.long
 def test_a_killed_run_continues_with_the_same_bytes(raw, tmp_path):
     prepared(dataset_of(raw), tmp_path / "whole")
     killed(raw, tmp_path, raw / "train/04.png", processes=1, shards=1)
