@@ -17,11 +17,11 @@ from benchmarks.tables import figure, machine, table, write
 from segcore.gradients import Updates
 from segcore.losses import build_criterion
 from segcore.memory import peak_memory
+from segcore.model_files import build_network
 from segcore.models import list_methods, method
 from segcore.optimization import build_optimizer
 from segcore.planning import expected_memory
 from segcore.row import Run
-from segcore.runs import build_network
 from segcore.training import prepare_model
 from segcore.types import Batch
 

@@ -28,8 +28,8 @@ from benchmarks.process import ROOT
 from benchmarks.tables import figure, machine, table, write
 from pipelines.registration import register
 from pipelines.tracking import open_store
+from segcore.model_files import build_network, save_model
 from segcore.row import Run
-from segcore.runs import build_network, save_model
 from segcore.types import ClassTable
 
 NAME = "fcn-resnet18-shapes"

@@ -6,7 +6,8 @@ from pipelines.project import Project
 from pipelines.stage import run_stage
 from segcore.files import write_json
 from segcore.measure import measure
-from segcore.runs import build_network, device_of
+from segcore.model_files import build_network
+from segcore.runs import device_of
 from segcore.shards import Manifest
 from segcore.targets import classes_of
 

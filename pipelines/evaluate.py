@@ -14,8 +14,9 @@ from pipelines.tracking import Store, Version, open_store
 from segcore.files import write_json
 from segcore.gallery import draw_images
 from segcore.inference import predictor
+from segcore.model_files import load_model
 from segcore.row import Run
-from segcore.runs import device_of, load_model
+from segcore.runs import device_of
 from segcore.scoring import check_data, open_split, score_split
 from segcore.shards import Manifest
 
@@ -59,8 +60,7 @@ def _score(key: str, run: Run, weights: Path, shards: str) -> dict[str, Results]
         for split in run.splits:
             what = f"evaluate {key} {name} {split}".replace("  ", " ")
             with progress(what, len(open_split(run, shards, split, how)), "images") as bar:
-                found = score_split(weights, run, shards, split, how, bar.advance)
-            results[name][split] = found
+                results[name][split] = score_split(weights, run, shards, split, how, bar.advance)
     return results
 
 

@@ -14,7 +14,7 @@ from pipelines.tracking import open_store
 from segcore.errors import InputError
 from segcore.export import FORMS, SMALLEST, export, stride_of
 from segcore.files import write_json
-from segcore.runs import load_model
+from segcore.model_files import load_model
 from segcore.shards import Manifest, ShardReader
 
 

@@ -11,8 +11,9 @@ from pipelines.stage import run_safely
 from segcore import planning
 from segcore.errors import InputError
 from segcore.measure import count_parameters
+from segcore.model_files import build_network
 from segcore.row import Run
-from segcore.runs import build_network, device_of
+from segcore.runs import device_of
 from segcore.shards import Manifest
 from segcore.targets import classes_of
 

@@ -20,8 +20,9 @@ from segcore.decoding import Pixels
 from segcore.errors import InputError
 from segcore.files import read_json
 from segcore.inference import predict_labels
+from segcore.model_files import LoadedModel, load_model
 from segcore.pictures import label_png, overlay, save_png
-from segcore.runs import LoadedModel, device_of, load_model
+from segcore.runs import device_of
 
 
 def main() -> None:

@@ -12,8 +12,9 @@ from pipelines.tracking import open_store
 from segcore.corrector import Look, corrector, draw_gains
 from segcore.files import write_json
 from segcore.inference import predictor
+from segcore.model_files import LoadedModel, load_model
 from segcore.row import Run
-from segcore.runs import LoadedModel, device_of, load_model
+from segcore.runs import device_of
 from segcore.scoring import check_data, open_split
 from segcore.segfix import Gain
 from segcore.shards import Manifest, ShardReader

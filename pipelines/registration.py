@@ -6,7 +6,7 @@ from pipelines.tracking import MODEL_FILES, Store, Version
 from segcore.errors import InputError
 from segcore.files import read_json, sha256_of, write_json
 from segcore.model_card import model_card
-from segcore.runs import WEIGHTS
+from segcore.model_files import WEIGHTS
 
 
 def origin_of(row: str, folder: Path) -> dict[str, str]:

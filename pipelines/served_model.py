@@ -47,7 +47,7 @@ class ServedModel(PythonModel):
     """Images of any height and width to class labels, in the forms of ``SIGNATURE``."""
 
     def load_context(self, context: PythonModelContext) -> None:  # MLflow passes it by this name
-        from segcore.runs import load_model
+        from segcore.model_files import load_model
 
         loaded = load_model(Path(context.artifacts["model"]))
         self.network = loaded.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()

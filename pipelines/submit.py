@@ -20,7 +20,8 @@ from pipelines.stage import run_safely
 from pipelines.tracking import open_store
 from segcore.errors import InputError
 from segcore.inference import predictor
-from segcore.runs import device_of, load_model
+from segcore.model_files import load_model
+from segcore.runs import device_of
 from segcore.shards import ShardReader
 from segcore.submissions import form_of, write_submission
 

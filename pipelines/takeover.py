@@ -7,8 +7,8 @@ from pipelines.project import Project
 from pipelines.registration import describe, register
 from pipelines.tracking import Store
 from segcore.files import read_json, written_whole
+from segcore.model_files import WEIGHTS, save_model
 from segcore.row import Run
-from segcore.runs import WEIGHTS, save_model
 from segcore.types import ClassTable
 
 METRICS = "metrics.jsonl"

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from segcore.files import write_json
 from segcore.inference import predict_labels
+from segcore.model_files import LoadedModel
 from segcore.pictures import LabelMap, Picture, best_median_worst, save_png, strip
-from segcore.runs import LoadedModel
 from segcore.shards import ShardReader
 from segcore.types import Sample
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from segcore.errors import InputError
+from segcore.model_files import build_network, load_model
 from segcore.row import Run
-from segcore.runs import build_network, load_model
 from segcore.types import ClassTable
 
 __all__ = ["initial_weights"]

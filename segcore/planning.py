@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 from segcore.frozen_norms import freeze_batchnorm
 from segcore.inference import predict_labels
+from segcore.model_files import build_network
 from segcore.row import Run
-from segcore.runs import _criterion, _precision_of, build_network, device_of, train
+from segcore.runs import device_of, loss_of, precision_of, train
 from segcore.shards import ShardReader
 from segcore.training import Step
 from segcore.transforms import normalise
@@ -87,7 +88,7 @@ def expected_memory(run: Run, num_classes: int, images: int, workers: int, devic
     machine. ``device``, cpu or cuda, decides the precision. Not seen: what kernels take for
     themselves while they run, what the allocator keeps in reserve, and CUDA's own context.
     """
-    precision = _precision_of(run, torch.device(device))
+    precision = precision_of(run, torch.device(device))
     with FakeTensorMode(), LiveBytes() as live:
         network = build_network(run.model_copy(update={"pretrained": False}), num_classes).train()
         if run.freeze_batchnorm:
@@ -127,7 +128,7 @@ def _loss_bytes(run: Run, num_classes: int, outputs: Sequence[Output]) -> int:
     small image in which every class occurs; all of them grow with the number of pixels.
     """
     height, width = run.crop
-    criterion = _criterion(run, [1] * num_classes)
+    criterion = loss_of(run, [1] * num_classes)
     labels = torch.arange(SAMPLE * SAMPLE).remainder(num_classes).to(torch.uint8)
     small = [
         torch.zeros(

@@ -16,15 +16,7 @@ from segcore.errors import InputError
 from segcore.evaluation import evaluate
 from segcore.losses import Criterion, balanced_weights, build_criterion
 from segcore.metrics import Scores
-from segcore.model_files import (
-    CLASSES,
-    CONFIG,
-    WEIGHTS,
-    LoadedModel,
-    build_network,
-    load_model,
-    save_model,
-)
+from segcore.model_files import build_network
 from segcore.optimization import build_optimizer, build_schedule
 from segcore.row import Run
 from segcore.shards import Manifest
@@ -33,25 +25,14 @@ from segcore.training import Event, Plan, fit, prepare_model
 from segcore.transforms import Augmentation
 from segcore.types import Batch, ClassTable
 
-__all__ = [
-    "CLASSES",
-    "CONFIG",
-    "WEIGHTS",
-    "LoadedModel",
-    "build_network",
-    "check",
-    "device_of",
-    "load_model",
-    "save_model",
-    "train",
-]
+__all__ = ["check", "device_of", "loss_of", "optimization_of", "precision_of", "train"]
 
 
 def check(run: Run, num_classes: int) -> None:
     """Builds what the row names on the meta device: an error costs no time. Raises InputError."""
     with torch.device("meta"):
         build_network(run.model_copy(update={"pretrained": False}), num_classes)
-    _criterion(run, [1] * num_classes)
+    loss_of(run, [1] * num_classes)
     for workers in range(run.least_workers, run.most_workers + 1):
         _check_parts(run, workers)
 
@@ -103,8 +84,8 @@ def train(
         channels_last=run.channels_last,
         compile=run.compile,
     )
-    optimizer, schedule = _optimization(run, network)
-    criterion = _criterion(run, _training_pixels(run, shards))
+    optimizer, schedule = optimization_of(run, network)
+    criterion = loss_of(run, _training_pixels(run, shards))
     batches = _training_batches(run, shards, classes, resumed.step if resumed else 0)
     validation = _validation(run, shards, len(classes_of(run, classes)))
     plan = _plan(run, device)
@@ -118,7 +99,7 @@ def _plan(run: Run, device: torch.device) -> Plan:
         save_every=run.save_every,
         seed=run.seed,
         micro_batch=run.micro_batch,
-        precision=_precision_of(run, device),
+        precision=precision_of(run, device),
         clip_norm=run.clip_norm,
         max_skipped=run.max_skipped,
         ema_decay=run.ema_decay,
@@ -134,8 +115,8 @@ def _training_pixels(run: Run, shards: str) -> list[int]:
     return [sum(of_class) for of_class in zip(*counts, strict=True)]
 
 
-def _criterion(run: Run, pixels: Sequence[int]) -> Criterion:
-    """``pixels`` are those of each class that training sees."""
+def loss_of(run: Run, pixels: Sequence[int]) -> Criterion:
+    """The row's loss; ``pixels`` are those of each class that training sees. Raises InputError."""
     if own := criterion_of(run):
         return own
     weights = balanced_weights(pixels) if run.class_weights == "balanced" else run.class_weights
@@ -156,7 +137,8 @@ def _criterion(run: Run, pixels: Sequence[int]) -> Criterion:
     return build_criterion(run.loss, **terms, **run.loss_options)
 
 
-def _optimization(run: Run, network: nn.Module) -> tuple[Optimizer, LRScheduler]:
+def optimization_of(run: Run, network: nn.Module) -> tuple[Optimizer, LRScheduler]:
+    """The row's optimizer of a network's parameters, and its schedule."""
     optimizer = build_optimizer(
         run.optimizer,
         network,
@@ -214,6 +196,7 @@ def _validation(run: Run, shards: str, num_classes: int) -> Callable[[nn.Module]
     return validate
 
 
-def _precision_of(run: Run, device: torch.device) -> torch.dtype:
+def precision_of(run: Run, device: torch.device) -> torch.dtype:
+    """What the row's training computes in on a device."""
     auto = "bfloat16" if device.type == "cuda" else "float32"
     return getattr(torch, auto if run.precision == "auto" else run.precision)

@@ -13,9 +13,10 @@ from segcore.errors import InputError
 from segcore.evaluation import CropReader, Tally, evaluate_images, merged
 from segcore.files import read_json
 from segcore.inference import predictor
+from segcore.model_files import LoadedModel, load_model
 from segcore.preparation import in_processes
 from segcore.row import Run
-from segcore.runs import LoadedModel, device_of, load_model
+from segcore.runs import device_of
 from segcore.shards import Manifest, ShardReader
 from segcore.tables import TestTime
 from segcore.targets import classes_of, reader_of

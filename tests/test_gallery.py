@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from segcore.files import read_json
 from segcore.gallery import LONG_SIDE, SHOWN, draw_images, spread
+from segcore.model_files import LoadedModel
 from segcore.row import Run
-from segcore.runs import LoadedModel
 from segcore.shards import MANIFEST, Manifest, Record, ShardReader, write_shard
 from tests.narrow_networks import build_narrow
 

@@ -8,8 +8,9 @@ import torch
 
 from segcore.errors import InputError
 from segcore.initial import initial_weights
+from segcore.model_files import build_network, save_model
 from segcore.row import Run
-from segcore.runs import build_network, save_model, train
+from segcore.runs import train
 from segcore.shards import Manifest
 from segcore.training import Step
 from segcore.types import ClassTable

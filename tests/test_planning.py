@@ -11,10 +11,10 @@ import torch
 from segcore import planning
 from segcore.losses import list_losses
 from segcore.memory import peak_memory
+from segcore.model_files import build_network
 from segcore.models import list_methods, list_options, method
 from segcore.planning import LiveBytes, expected_memory, images_at_once, most_images
 from segcore.row import Run
-from segcore.runs import build_network
 from tests.narrow_networks import CLASSES, NARROW
 
 
@@ -145,7 +145,8 @@ import sys, torch
 from segcore.memory import peak_memory
 from segcore.planning import expected_memory
 from segcore.row import Run
-from segcore.runs import _criterion, _optimization, build_network
+from segcore.model_files import build_network
+from segcore.runs import loss_of, optimization_of
 from segcore.training import prepare_model
 from segcore.types import Batch
 from segcore.gradients import Updates
@@ -154,11 +155,11 @@ run = Run.model_validate_json(sys.argv[1])
 
 def training():
     network = prepare_model(build_network(run, 19), torch.device("cpu"))
-    optimizer, schedule = _optimization(run, network)
+    optimizer, schedule = optimization_of(run, network)
     images = torch.zeros(run.batch_size, 3, *run.crop, dtype=torch.uint8)
     labels = torch.arange(images[:, 0].numel()).remainder(19).view(images[:, 0].shape)
     batch = Batch(images, labels.to(torch.uint8), ("",) * run.batch_size)
-    criterion = _criterion(run, [1] * 19)
+    criterion = loss_of(run, [1] * 19)
     updates = Updates(network, criterion, optimizer, micro_batch=run.micro_batch)
     for number in (1, 2):
         updates.take(batch, number)

@@ -14,9 +14,10 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from segcore.checkpoints import STATE
 from segcore.errors import InputError
+from segcore.model_files import build_network
 from segcore.models import list_methods, list_options
 from segcore.row import Run
-from segcore.runs import build_network, check, train
+from segcore.runs import check, train
 from segcore.shards import ShardReader
 from segcore.training import Evaluated, Step
 from tests.tiny_training import calm, hash_of, last_of, losses_of, row, unequal

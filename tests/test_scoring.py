@@ -15,9 +15,9 @@ from segcore.distributed import rank, world_size
 from segcore.errors import InputError
 from segcore.evaluation import CropReader, evaluate_images
 from segcore.files import write_json
+from segcore.model_files import build_network, load_model, save_model
 from segcore.pixels import resize_image, resize_labels
 from segcore.row import Run
-from segcore.runs import build_network, load_model, save_model
 from segcore.scoring import Part, check_data, score_part, score_split
 from segcore.shards import Manifest, ShardReader
 from segcore.tables import TestTime

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from segcore.datasets import build_dataset
 from segcore.inference import predict_labels
+from segcore.model_files import build_network
 from segcore.preparation import prepare
 from segcore.row import Run
-from segcore.runs import build_network, train
+from segcore.runs import train
 from segcore.segfix import MOVES, Gain, refine
 from segcore.segmenter import Segmenter
 from segcore.shards import Manifest, ShardReader

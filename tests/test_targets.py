@@ -7,8 +7,9 @@ import torch
 from segcore.errors import InputError
 from segcore.inference import predict_labels
 from segcore.metrics import Scores, confusion_matrix
+from segcore.model_files import build_network
 from segcore.row import Run
-from segcore.runs import build_network, check, train
+from segcore.runs import check, train
 from segcore.segfix import MOVES, build_move_criterion, moves_of
 from segcore.shards import Manifest, ShardReader
 from segcore.targets import classes_of, criterion_of, reader_of, relabelling

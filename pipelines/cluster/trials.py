@@ -26,8 +26,9 @@ from segcore.errors import InputError
 from segcore.files import read_json, write_json
 from segcore.journal import Journal, read_lines
 from segcore.measure import measure
+from segcore.model_files import build_network
 from segcore.row import Run
-from segcore.runs import build_network, device_of, train
+from segcore.runs import device_of, train
 from segcore.shards import Manifest
 from segcore.tables import with_values
 from segcore.targets import classes_of

@@ -12,11 +12,11 @@ import torch
 from pipelines.rows import ZOO
 from segcore.gradients import Updates
 from segcore.losses import build_criterion
+from segcore.model_files import build_network
 from segcore.models import list_options
 from segcore.optimization import build_optimizer, build_schedule
 from segcore.params import Params, read_params
 from segcore.row import Run
-from segcore.runs import build_network
 from segcore.types import Batch
 
 pytestmark = [pytest.mark.long]

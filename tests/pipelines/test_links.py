@@ -17,7 +17,7 @@ from pipelines.tracking import open_store
 from segcore.errors import InputError
 from segcore.files import read_json, sha256_of
 from segcore.inference import predict_labels_over_views
-from segcore.runs import load_model
+from segcore.model_files import load_model
 from segcore.shards import ShardReader
 from tests.pipelines.tiny_project import PLAIN, SEARCHED, TABLE, main_of, write_table
 

@@ -12,7 +12,7 @@ from pipelines.plan import plan
 from pipelines.project import Project
 from segcore.datasets import build_dataset
 from segcore.measure import count_parameters
-from segcore.runs import build_network
+from segcore.model_files import build_network
 from tests.pipelines.tiny_project import PLAIN, ROOT, SEARCHED, TABLE, table, write_table
 
 pytestmark = pytest.mark.long

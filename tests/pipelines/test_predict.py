@@ -12,8 +12,8 @@ from pipelines import predict
 from pipelines.tracking import open_store
 from segcore.errors import InputError
 from segcore.inference import predict_labels
+from segcore.model_files import build_network, load_model, save_model
 from segcore.row import Run
-from segcore.runs import build_network, load_model, save_model
 from segcore.types import ClassTable
 from segcore.videos import opened_video
 

@@ -14,7 +14,7 @@ from pipelines.project import Project
 from segcore.errors import InputError
 from segcore.files import read_json, sha256_of
 from segcore.inference import predict_labels
-from segcore.runs import load_model
+from segcore.model_files import load_model
 from segcore.segfix import MOVES, OFFSETS, moves_of
 from segcore.shards import ShardReader
 from segcore.types import IGNORE

@@ -27,8 +27,8 @@ from pipelines.serve import serve
 from pipelines.tracking import open_store
 from segcore.errors import InputError
 from segcore.inference import predict_labels
+from segcore.model_files import build_network, load_model, save_model
 from segcore.row import Run
-from segcore.runs import build_network, load_model, save_model
 from segcore.segmenter import Segmenter
 from segcore.transforms import normalise
 from segcore.types import ClassTable

@@ -18,8 +18,8 @@ from pipelines.tracking import Decision, Store, decide, open_store
 from segcore.decoding import decode
 from segcore.errors import InputError
 from segcore.inference import predict_labels
+from segcore.model_files import build_network, save_model
 from segcore.row import Run
-from segcore.runs import build_network, save_model
 from segcore.types import ClassTable
 
 OWN = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())

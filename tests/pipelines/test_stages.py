@@ -23,8 +23,8 @@ from pipelines.tracking import open_store
 from segcore.errors import InputError
 from segcore.files import read_json, sha256_of
 from segcore.inference import predict_labels
+from segcore.model_files import load_model
 from segcore.row import Run
-from segcore.runs import load_model
 from segcore.shards import Manifest, ShardReader
 from tests.pipelines.tiny_project import (
     PLAIN,

@@ -14,7 +14,7 @@ from pipelines.project import Project
 from pipelines.submit import submit
 from segcore.errors import InputError
 from segcore.inference import predict_labels
-from segcore.runs import load_model
+from segcore.model_files import load_model
 from segcore.shards import ShardReader
 from segcore.submissions import Form
 from tests.pipelines.tiny_project import PLAIN

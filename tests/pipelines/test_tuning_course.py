@@ -18,8 +18,8 @@ from pipelines.cluster.proposing import Proposal, Sampled
 from pipelines.cluster.trials import _with_rates
 from segcore.checkpoints import Checkpoint
 from segcore.errors import InputError
-from segcore.optimization import build_optimizer, build_schedule
 from segcore.row import Run
+from segcore.runs import optimization_of
 from segcore.search import Search
 
 pytestmark = [
@@ -437,20 +437,4 @@ def test_a_checkpoint_under_other_rates_is_that_of_a_training_with_them(optimize
 
 
 def _parts(run: Run, network: torch.nn.Module) -> dict[str, Any]:
-    optimizer = build_optimizer(
-        run.optimizer,
-        network,
-        learning_rate=run.learning_rate,
-        momentum=run.momentum,
-        weight_decay=run.weight_decay,
-        head_multiplier=run.head_multiplier,
-    )
-    schedule = build_schedule(
-        run.schedule,
-        optimizer,
-        steps=run.steps,
-        power=run.power,
-        warmup_steps=run.warmup_steps,
-        min_learning_rate=run.min_learning_rate,
-    )
-    return {"optimizer": optimizer, "schedule": schedule}
+    return dict(zip(("optimizer", "schedule"), optimization_of(run, network), strict=True))
