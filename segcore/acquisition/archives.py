@@ -30,12 +30,17 @@ class Archive:
     folder: str = "."
     """Where below the raw folder it is unpacked."""
     trees: tuple[str, ...] = ()
-    """Paths that it unpacks to, below ``folder``. A drop folder that holds one of them needs no
-    archive: that path is taken over as it is, every one of ``trees`` that is there."""
+    """Paths that it unpacks to, below ``folder``; wildcards as in a shell. A drop folder that holds
+    one of them needs no archive: every path that fits is taken over as it is."""
     package: str = ""
     """Cityscapes: its name in the account's list."""
     unpack: bool = True
     """False: a plain file (a list), stored as it is."""
+
+    @property
+    def title(self) -> str:
+        """What a person is told of it."""
+        return "the archive" if "*" in self.name else self.name
 
     @property
     def is_page(self) -> bool:
@@ -75,3 +80,13 @@ def written_below(place: Path) -> Iterator[None]:
             raise InputError(f"no space left below {place}; {remedy}") from None
         where = error.filename or place
         raise InputError(f"{where} cannot be written: {error.strerror or error}") from None
+
+
+@contextmanager
+def read_from(place: Path) -> Iterator[None]:
+    """Around reading what a person has: what cannot be read is an InputError with its name."""
+    try:
+        yield
+    except OSError as error:
+        where, why = error.filename or place, error.strerror or error
+        raise InputError(f"{where} cannot be read: {why}; mend it, or remove it") from None

@@ -8,15 +8,17 @@ where other datasets find them; they may be deleted once they are unpacked.
 import os
 import re
 import shutil
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from segcore.acquisition.archives import Archive, written_below
+from segcore.acquisition.archives import Archive, read_from, written_below
 from segcore.acquisition.fetching import Fetching, held
-from segcore.acquisition.unpacking import UnusableError, files_below, kind_of, unpack
+from segcore.acquisition.members import UnusableError, kind_of
+from segcore.acquisition.unpacking import files_below, is_text, unpack
 from segcore.acquisition.watch import Listener, Watch
 from segcore.errors import InputError
 from segcore.files import hash_of, read_json, write_json
@@ -63,6 +65,10 @@ class Acquisition:
         self.moving = Lock()  # two archives may share a folder
 
     def bring(self, archive: Archive) -> None:
+        with read_from(self.drop):
+            self._bring(archive)
+
+    def _bring(self, archive: Archive) -> None:
         file, trees = self._dropped(archive)
         origin = hash_of([stamp(path) for path in ([file] if file else trees)])
         if self._is_there(archive, origin if file or trees else ""):
@@ -85,11 +91,11 @@ class Acquisition:
             found = [path for path in found if kind_of(path)]
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
-            raise InputError(f"{self.drop} holds {names}; leave the one that is {archive.name}")
+            raise InputError(f"{self.drop} holds {names}; leave the one that is {archive.title}")
         if found:
             return found[0], []
-        trees = [self.drop / archive.folder / tree for tree in archive.trees]
-        return None, [tree for tree in trees if tree.exists()]
+        base = self.drop / archive.folder
+        return None, sorted(path for tree in archive.trees for path in base.glob(tree))
 
     def _check(self, archive: Archive, file: Path) -> None:
         if not (difference := archive.difference(file)):
@@ -111,22 +117,27 @@ class Acquisition:
 
     def _take(self, archive: Archive, origin: str, fill: Callable[[Path], None]) -> None:
         """Fills a folder aside, moves what is in it to its place, then says so."""
-        self.watch.say(f"{archive.name}: unpacking")
-        notes, home = self._notes(archive), self.raw / archive.folder
-        aside = notes.with_suffix(".part")
+        self.watch.say(f"{archive.title}: unpacking")
+        aside = self._notes(archive).with_suffix(".part")
         with written_below(self.raw):
-            remove(aside)
-            aside.mkdir(parents=True)
-            fill(aside)
-            if (aside / OURS).exists():
-                raise UnusableError(f"{archive.name} holds {OURS!r}, a name that is kept for notes")
-            paths = (home / path.relative_to(aside) for path in files_below(aside))
-            files = sorted(path.relative_to(self.raw).as_posix() for path in paths)
-            with self.moving:
-                self._move(aside, home, notes, files)
-                remove(aside)  # empty folders
-                now = {"archive": identity(archive), "origin": origin, "files": files}
-                write_json(notes, now)
+            try:
+                remove(aside)
+                aside.mkdir(parents=True)
+                fill(aside)
+                self._settle(archive, origin, aside)
+            finally:  # of what failed, maybe gigabytes on a disk that is full
+                shutil.rmtree(aside, ignore_errors=True)
+
+    def _settle(self, archive: Archive, origin: str, aside: Path) -> None:
+        notes, home = self._notes(archive), self.raw / archive.folder
+        if (aside / OURS).exists():
+            raise UnusableError(f"{archive.title} holds {OURS!r}, a name that is kept for notes")
+        paths = (home / path.relative_to(aside) for path in files_below(aside))
+        files = sorted(path.relative_to(self.raw).as_posix() for path in paths)
+        with self.moving:
+            self._move(aside, home, notes, files)
+            remove(aside)  # empty folders; nobody would look for them once the notes are there
+            write_json(notes, {"archive": identity(archive), "origin": origin, "files": files})
 
     def _move(self, aside: Path, home: Path, notes: Path, files: list[str]) -> None:
         """What came of a former version goes first; else both would be there, mixed."""
@@ -143,23 +154,13 @@ class Acquisition:
         if archive.unpack:
             unpack(file, aside, self.watch.beat)
         else:
-            shutil.copyfile(file, aside / archive.name)
+            copy(file, aside / archive.name)
 
     def _copy(self, archive: Archive, trees: list[Path], aside: Path) -> None:
         """True copies: with links a later change in the drop folder would change the raw files."""
-
-        def copy(source: str | Path, target: str | Path) -> None:
+        for source in (file for tree in trees for file in files_of(tree)):
             self.watch.beat()
-            with written_below(self.raw):  # else copytree goes on after a full disk
-                shutil.copyfile(source, target)
-
-        for tree in trees:
-            target = aside / tree.relative_to(self.drop / archive.folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if tree.is_dir():
-                shutil.copytree(tree, target, copy_function=copy, dirs_exist_ok=True)
-            else:
-                copy(tree, target)
+            copy(source, aside / source.relative_to(self.drop / archive.folder))
 
 
 def identity(archive: Archive) -> str:
@@ -169,12 +170,35 @@ def identity(archive: Archive) -> str:
 
 def stamp(path: Path) -> Any:
     """Changes when a file does that lies there, or below."""
-    paths = [path]
-    if path.is_dir():
-        walk = os.walk(path, followlinks=True)
-        paths = sorted(Path(parent, name) for parent, _, names in walk for name in names)
-    stats = [(one, one.stat()) for one in paths if one.exists()]
+    stats = ((one, one.stat()) for one in files_of(path))
     return [(str(one), found.st_size, found.st_mtime_ns) for one, found in stats]
+
+
+def files_of(place: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Every file at ``place`` or below it, in a fixed order; links are followed.
+
+    Raises InputError on a link to a folder that it lies in, which would never end.
+    """
+    if not place.is_dir():
+        yield place
+        return
+    folder = os.path.realpath(place)
+    if folder in above:
+        raise InputError(f"{place} is a link to a folder that it lies in; remove it")
+    for name in sorted(os.listdir(place)):
+        yield from files_of(place / name, (*above, folder))
+
+
+def copy(source: Path, target: Path) -> None:
+    """Raises InputError on a source that is no file of its own kind, name or rights."""
+    with read_from(source):
+        if not stat.S_ISREG(source.stat().st_mode):
+            raise InputError(f"{source} is no file; remove it")
+        if not is_text(str(source)):
+            raise InputError(f"{str(source)!r} has a name that is no UTF-8; rename it")
+        source.open("rb").close()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
 
 
 def noted(notes: Path) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from segcore.acquisition.accounts import Account
 from segcore.acquisition.archives import Archive, written_below
+from segcore.acquisition.members import UnusableError
 from segcore.acquisition.transfers import SECONDS_OF_SILENCE, RefusedError, Transfer, WebPageError
-from segcore.acquisition.unpacking import UnusableError
 from segcore.acquisition.watch import Watch
 from segcore.errors import InputError
 from segcore.files import hash_of
@@ -30,7 +30,7 @@ class Fetching:
         Raises InputError that says per mirror what failed, and ``remedy``.
         """
         if not archive.urls and not archive.package:
-            raise InputError(f"{archive.name} is for a person to bring: {remedy}")
+            raise InputError(f"{archive.title} cannot be fetched by a program: {remedy}")
         # Other datasets may have another file of that name.
         key = hash_of([archive.package, *archive.urls[:1]])
         path = self.downloads / f"{key}-{archive.name}"
@@ -52,7 +52,8 @@ class Fetching:
                 reasons.append(f"{url}: {error}" if url else str(error))
                 self.watch.say(f"{archive.name}: {reasons[-1]}")
                 continue
-            part.replace(path)
+            with written_below(self.downloads):
+                part.replace(path)
             return transfer.forget()
         raise InputError("\n    ".join([f"{archive.name} cannot be fetched:", *reasons, remedy]))
 

@@ -157,6 +157,8 @@ class Transfer:
         start, size = 0, whole(headers["Content-Length"])
         if response.status == 206:
             start, size = content_range(headers["Content-Range"] or "")
+            if start and size is None:  # "/*": it says nothing, but did before
+                size = old.size
         new = Version(self.url, headers["ETag"] or "", headers["Last-Modified"] or "", size)
         if start and (start != have or new.differs(old)):
             self.forget()

@@ -162,9 +162,11 @@ def test_every_failure_and_the_remedy_in_one_message(brought, server, tmp_path):
         "    http://data.example.org/c.zip: the connection failed ([Errno -2] the tests use no"
         " network: 'data.example.org'), 5 times",
         f"    get it from https://home.org and put it into {drop}",
-        f"  lip.zip is for a person to bring: get it from https://home.org and put it into {drop}",
+        "  lip.zip cannot be fetched by a program: get it from https://home.org and put it into"
+        f" {drop}",
     ]
-    assert any("lip.zip is for a person" in line for line in heard.lines), "not only at the end"
+    at_once = any("lip.zip cannot be fetched by a program" in line for line in heard.lines)
+    assert at_once, "not only at the end"
     assert raw_tree(tmp_path / "raw") == IMAGES, "what could be had is kept"
 
 
@@ -273,8 +275,63 @@ def test_a_name_that_the_publisher_makes_up(brought, tmp_path):
     (tmp_path / "drop/notes.txt").write_text("mine")
     assert brought(Archive("*")) == IMAGES
     (tmp_path / "drop/older.zip").write_bytes(zip_bytes(IMAGES))
-    with pytest.raises(InputError, match=r"holds An_o5Kx.zip, older.zip; leave the one"):
+    with pytest.raises(InputError, match=r"An_o5Kx.zip, older.zip; leave the one that"):
         brought(Archive("*"))
+
+
+def test_a_tree_in_folders_that_nobody_can_know(brought, tmp_path):
+    unpacked(tmp_path / "drop/mine/deeper", IMAGES)
+    unpacked(tmp_path / "drop/.hidden", IMAGES)
+    archive = Archive("*", trees=("set/images", "[!.]*/[!.]*/set/images"))
+    assert brought(archive) == without_readme({f"mine/deeper/{n}": c for n, c in IMAGES.items()})
+
+
+def test_links_in_a_circle_are_refused(brought, both, tmp_path):
+    unpacked(tmp_path / "drop", IMAGES)
+    (tmp_path / "drop/set/images/again").symlink_to(tmp_path / "drop/set")
+    with pytest.raises(InputError, match=r"again/images is a link to a folder that it lies in"):
+        brought(both[0])
+    (tmp_path / "drop/set/images/again").unlink()
+    (tmp_path / "drop/set/images/other").symlink_to(tmp_path / "far")
+    unpacked(tmp_path / "far", {"3.jpg": b"three"})
+    assert brought(both[0])["set/images/other/3.jpg"] == b"three"
+
+
+def test_what_cannot_be_read_is_told_as_such(brought, both, tmp_path):
+    unpacked(tmp_path / "drop", IMAGES)
+    odd = tmp_path / "drop/set/images/odd.jpg"
+    odd.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=rf"^{odd} cannot be read: No such file.*; mend it, or"):
+        brought(both[0])
+    odd.unlink()
+    os.mkfifo(odd)
+    with pytest.raises(InputError, match=rf"^{odd} is no file; remove it$"):
+        brought(both[0])
+    odd.unlink()
+    latin = tmp_path / "drop/set/images/caf\udce9.jpg"
+    latin.write_bytes(b"x")
+    with pytest.raises(InputError, match=r"caf\\udce9.jpg' has a name that is no UTF-8"):
+        brought(both[0])
+    latin.unlink()
+    assert brought(both[0]) == without_readme(IMAGES)
+    assert not list((tmp_path / "raw/.unpacked").glob("*.part"))
+
+
+def test_an_archive_that_cannot_be_read_is_named(brought, tmp_path, monkeypatch):
+    dropped = tmp_path / "drop/x.zip"
+    dropped.write_bytes(zip_bytes(IMAGES))
+    plain = Path.open
+
+    def refused(self: Path, *given: Any, **named: Any) -> Any:
+        if self == dropped:
+            raise PermissionError(13, "Permission denied", str(self))
+        return plain(self, *given, **named)
+
+    monkeypatch.setattr(Path, "open", refused)
+    for archive in Archive("x.zip"), Archive("*"), Archive("x.zip", unpack=False):
+        with pytest.raises(InputError, match=rf"{dropped} cannot be read.*Permission denied"):
+            brought(archive)
+    assert dropped.exists()
 
 
 # --- interruptions -------------------------------------------------------------------------------
@@ -289,6 +346,7 @@ def test_a_full_disk_keeps_the_download(brought, both, server, tmp_path, monkeyp
         brought(both[0])
     monkeypatch.undo()
     assert raw_tree(tmp_path / "raw") == {}
+    assert not list((tmp_path / "raw/.unpacked").glob("*.part")), "its room is needed"
     assert brought(both[0]) == IMAGES
     assert ask(server) == 1
 

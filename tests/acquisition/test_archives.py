@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import stat
+import subprocess
 import tarfile
 import zipfile
 import zlib
@@ -16,9 +17,11 @@ from typing import Any
 
 import pytest
 
+import segcore.acquisition.members
 import segcore.acquisition.unpacking
 from segcore.acquisition.archives import Archive, written_below
-from segcore.acquisition.unpacking import UnusableError, unpack
+from segcore.acquisition.members import UnusableError
+from segcore.acquisition.unpacking import unpack
 from segcore.acquisition.watch import StoppedError
 from segcore.errors import InputError
 
@@ -103,6 +106,29 @@ def test_folders_repeated_names_and_a_leading_dot(opened):
     root = opened(empty)
     assert (root / "empty").is_dir()
     assert (root / "tree/c").read_bytes() == b"c"
+
+
+@pytest.mark.parametrize("flags", ["-cf", "-czf"])
+def test_a_folder_packed_as_a_whole(opened, tmp_path, flags):
+    """``tar -C folder .``: its first member is the folder itself."""
+    packed = tmp_path / "archives/folder.tar"
+    for name, content in FILES.items():
+        path = tmp_path / "archives/folder" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    subprocess.run(["tar", flags, packed, "-C", packed.with_suffix(""), "."], check=True)
+    with tarfile.open(packed) as tar:
+        assert tar.getnames()[0] == "."
+    assert tree_of(opened(packed.read_bytes())) == FILES
+    assert tree_of(opened(zip_bytes({"./": b"", **FILES}))) == FILES
+
+
+@pytest.mark.parametrize("name", [".", "./", ".//."])
+def test_only_a_folder_may_be_without_a_name(opened, name):
+    link = entry("tree/l", tarfile.LNKTYPE, name)
+    for content in tar_bytes({name: b"x"}), tar_bytes(FILES, "w", link):
+        with pytest.raises(UnusableError, match=r"is a (file|hard) without a name"):
+            opened(content)
 
 
 def test_a_tar_whose_last_member_is_a_zip_is_a_tar(opened):
@@ -264,6 +290,130 @@ def test_a_damaged_header_in_the_middle_is_no_end(opened):
     whole[1024 + 150] ^= 1  # a checksum
     with pytest.raises(UnusableError, match=r"damaged .*its end is missing"):
         opened(bytes(whole))
+
+
+def test_names_that_are_no_text_are_refused(opened):
+    """What a list of files in JSON could not hold."""
+    latin = tar_bytes({"caf\udce9.jpg": b"x"}, "w")
+    assert b"caf\xe9.jpg" in latin
+    with pytest.raises(UnusableError, match=r"member 'caf\\udce9.jpg' has a name that is no UTF-8"):
+        opened(latin)
+    assert tree_of(opened(tar_bytes({"café.jpg": b"x"}))) == {"café.jpg": b"x"}
+
+
+def pax(link: str) -> bytes:
+    """A symbolic link whose target stands in a header of its own."""
+    info = entry("l", tarfile.SYMTYPE, "x")
+    info.pax_headers = {"linkpath": link}
+    return info.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+
+
+def test_a_link_to_no_path_is_refused(opened):
+    assert (opened(pax("list.txt")) / "l").is_symlink()
+    in_zip = zip_entry("l", stat.S_IFLNK | 0o777), b"a\0b"
+    for content in pax("a\0b"), zip_bytes({}, in_zip):
+        with pytest.raises(UnusableError, match=r"member 'l' is a link to 'a\\x00b', which is no"):
+            opened(content)
+
+
+def test_a_link_in_a_zip_is_no_longer_than_a_path(opened):
+    for size, told in (4096, "cannot be written"), (4097, "damaged .*l is a link of 4097 bytes"):
+        long = zip_entry("l", stat.S_IFLNK | 0o777), b"a" * size
+        with pytest.raises(InputError, match=told):
+            opened(zip_bytes({}, long))
+
+
+def test_names_and_links_longer_than_a_path(opened):
+    """Their folders would be looked up one by one, each with all those above it."""
+    name = "a/" * 400_000
+    with pytest.raises(UnusableError, match=r"member '(a/){100}' is longer than a path; nothing"):
+        opened(tar_bytes({name: b"x"}))
+    with pytest.raises(UnusableError, match=r"is a link to '(a/){100}', which is no path"):
+        opened(pax(name))
+
+
+def header(kind: bytes, size: int) -> bytes:
+    """One block that says that ``size`` bytes follow, as GNU writes what 11 octal digits cannot."""
+    info = entry("l", kind)
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = (size % (1 << 96)).to_bytes(12, "big")
+    block[124] |= 0x80
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize("kind", segcore.acquisition.members.READ_WHOLE)
+@pytest.mark.parametrize("size", [10 << 30, (1 << 20) + 1, -1000])
+def test_a_header_says_that_it_is_huge(opened, monkeypatch, kind, size):
+    asked, plain = list[int](), tarfile.bltn_open
+    monkeypatch.setattr(tarfile, "bltn_open", lambda *given: Counting(plain(*given), asked))
+    member = tar_bytes({"a": b"x"})[:1024]
+    for content in header(kind, size) + bytes(1024), member + header(kind, size) + bytes(1024):
+        with pytest.raises(UnusableError, match=r"given .*(neither|damaged.*a header of .*bytes)"):
+            opened(content)
+    assert asked
+    assert 0 <= min(asked) <= max(asked) <= 1 << 20
+
+
+class Counting:
+    """A file that notes how many bytes are asked for at once."""
+
+    def __init__(self, file: Any, asked: list[int]) -> None:
+        self.file, self.asked = file, asked
+
+    def read(self, size: int = -1) -> bytes:
+        self.asked.append(size)
+        return self.file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def test_long_names_of_honest_archives_come(opened):
+    name = "/".join(["a long name of a folder"] * 20) + "/b.jpg"
+    assert tree_of(opened(tar_bytes({name: b"x"}))) == {name: b"x"}
+
+
+def test_headers_count_as_well(opened, monkeypatch):
+    """A few kilobytes, compressed, would else be held in memory as gigabytes of names."""
+    monkeypatch.setattr(segcore.acquisition.unpacking, "SLACK", 100_000)
+    content = b"".join(
+        tarfile.TarInfo(f"{number}").create_pax_global_header({f"k{number}": "v" * 100_000})
+        + tarfile.TarInfo(f"{number}").tobuf()
+        for number in range(100)
+    )
+    with pytest.raises(UnusableError, match="unpacks to more than 100 times its size"):
+        opened(gzip.compress(content + bytes(1024)))
+
+
+def test_files_with_holes_are_refused(opened):
+    info = entry("holes", tarfile.GNUTYPE_SPARSE)
+    newer = tarfile.TarInfo("holes")
+    newer.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    newer.pax_headers |= {"GNU.sparse.name": "holes", "GNU.sparse.realsize": "0"}
+    for content in tar_bytes(FILES, "w", info), newer.tobuf(tarfile.PAX_FORMAT) + bytes(2048):
+        with pytest.raises(UnusableError, match=r"neither|damaged .*a file with holes"):
+            opened(content)
+
+
+def test_headers_without_end_are_damage(opened):
+    """Each is read inside the one before it: Python's stack ends first."""
+    chain = b"".join(header(tarfile.GNUTYPE_LONGNAME, 0) for _ in range(2000))
+    first = tar_bytes({"a": b"x"})[:1024]
+    for content in chain + bytes(1024), first + chain + bytes(1024):
+        with pytest.raises(UnusableError, match=r"neither|damaged or cut short .*recursion"):
+            opened(content)
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), KeyError("odd"), IndexError("odd")])
+def test_whatever_a_library_raises_is_damage(opened, monkeypatch, error):
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", fails)
+    with pytest.raises(UnusableError, match=r"given is damaged or cut short \(.*odd"):
+        opened(zip_bytes(FILES))
 
 
 def test_a_damaged_byte_of_a_zip_is_found(opened):

@@ -122,6 +122,26 @@ def test_a_server_that_ignores_ranges_starts_again(begin, server, sums):
     assert heard(transfer).position == len(CONTENT)
 
 
+@pytest.mark.parametrize("sums", [True, False])
+def test_a_range_of_a_file_whose_size_is_not_told_again(begin, server, sums):
+    """``Content-Range: bytes 100000-699999/*``: the first answer said how long the file is."""
+    checksum = digest(CONTENT) if sums else ""
+    transfer = begin(Served(CONTENT, breaks=[100_000, 50_000]), checksum=checksum)
+    opened = transfer.opened
+
+    def silent(request: urllib.request.Request) -> Any:
+        response = opened(request)
+        if told := response.headers["Content-Range"]:
+            response.headers.replace_header("Content-Range", told.replace("/700000", "/*"))
+        return response
+
+    transfer.opened = silent
+    transfer.run()
+    assert transfer.part.read_bytes() == CONTENT
+    assert server.asked(PATH) == ["", "bytes=100000-", "bytes=150000-"]
+    assert "broke at 150000 of 700000 bytes" in heard(transfer).lines[1]
+
+
 NEWER = CONTENT[::-1]
 
 
