@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,8 @@ from segcore.errors import InputError
 def written_whole(path: Path) -> Iterator[Path]:
     """Gives a path beside ``path`` to write to; it takes its name only if nothing was raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # not the process's number: containers that share a folder each count from one
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield aside
         with aside.open("rb") as written:

@@ -33,6 +33,17 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_two_who_write_a_file_do_not_meet(tmp_path):
+    """Nor where both are process 1, of two containers that share a folder."""
+    path = tmp_path / "a.txt"
+    with written_whole(path) as first, written_whole(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first", "the one who ended last"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
 def test_json_round_trip_keeps_order_and_letters(tmp_path):
     value = {"z": [1, 2.5, None], "a": "Straße"}
     write_json(tmp_path / "a.json", value)
