@@ -26,8 +26,10 @@ NAMES = ("method", "backbone", "dataset")
 """What a row always says itself."""
 LINKS = {"init", "weights_of"}
 """What only a row may say: another row, whose weights it needs."""
-PROTOCOL = {*NAMES, "weights_of", "splits", "test_time", "benchmark_size", "device", "threads"}
-PROTOCOL |= {"protocols", "published"}
+LOOKS = {"test_time", "protocols"}
+"""How images are looked at: what such a row says of it stands for all that the trained row says."""
+PROTOCOL = {*NAMES, *LOOKS, "weights_of", "splits", "benchmark_size", "published"}
+PROTOCOL |= {"device", "threads", "workers"}
 """What a row without a training of its own may say."""
 OWN = {"init", "search", "published"}
 """What such a row does not take over from the row that was trained."""
@@ -101,7 +103,8 @@ class Params(Table):
         trained = row.get("weights_of")
         if trained is None:
             return {f"rows.{name}": row, **shared}
-        taken = {key: value for key, value in self.rows[trained].items() if key not in OWN}
+        replaced = OWN | (LOOKS & row.keys())
+        taken = {key: each for key, each in self.rows[trained].items() if key not in replaced}
         return {f"rows.{name}": {**row, "search": None}, f"rows.{trained}": taken, **shared}
 
     def _check_links(self, name: str, where: str) -> None:

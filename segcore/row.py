@@ -3,13 +3,20 @@
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from segcore.files import hash_of
 from segcore.search import Search
 from segcore.tables import NonNegative, Options, Positive, Published, Share, Size, Table, TestTime
 
 __all__ = ["Run"]
+
+ProtocolName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
+"""Of files and figures, too."""
+
+ELSEWHERE = {"workers", "device", "threads", "loader_workers", "decoded_cache"}
+ELSEWHERE |= {"protocols", "benchmark_size"}
+"""Keys that say where a training runs and what comes after it; its numbers do not follow them."""
 
 
 class Run(Table):
@@ -141,9 +148,8 @@ class Run(Table):
     splits: Annotated[tuple[str, ...], MinLen(1)] = ("val",)
     """The splits that ``evaluate`` scores; the first one decides."""
     test_time: TestTime = TestTime()
-    """How ``evaluate`` looks at an image."""
-    """How it looks at them: the protocol that decides."""
-    protocols: dict[str, TestTime] = Field(default_factory=dict)
+    """How ``evaluate`` looks at an image: the protocol that decides."""
+    protocols: dict[ProtocolName, TestTime] = Field(default_factory=dict)
     """Others that it scores them by as well, each by its name."""
     benchmark_size: Size | None = None
     """Height and width that ``benchmark`` measures at; the crop unless given."""
@@ -175,3 +181,7 @@ class Run(Table):
     def fingerprint(self) -> str:
         """Names the configuration in run names, so that no state leaks into another one."""
         return hash_of(self.model_dump(mode="json", exclude={"search", "published"}))
+
+    def recipe_fingerprint(self) -> str:
+        """Names what decides the numbers of a training, on whatever machines it runs."""
+        return hash_of(self.model_dump(mode="json", exclude={"search", "published", *ELSEWHERE}))

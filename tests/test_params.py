@@ -259,6 +259,34 @@ def test_a_row_on_anothers_weights_is_that_row_but_for_its_protocol(tmp_path):
     assert second.options == first.options | {"width": 4}
 
 
+def test_a_row_on_anothers_weights_replaces_its_protocols_whole(tmp_path):
+    """Half of a protocol is none: no window of the trained row stays under other scales."""
+    window = {"window": [32, 32], "stride": [16, 16]}
+    crop = {"resize": 64, "crop": [64, 64]}
+    names = {key: TABLE["rows"][ROW][key] for key in ("method", "backbone", "dataset")}
+    values = table(test_time=window, protocols={"crop": crop})
+    on_it = {**names, "weights_of": ROW}
+    values["rows"] |= {"same": on_it, "other": on_it | {"test_time": MULTI, "protocols": {}}}
+    params = read(tmp_path, values)
+    same, other = params.resolve("same"), params.resolve("other")
+    assert (same.test_time.window, same.protocols["crop"].crop) == ((32, 32), (64, 64))
+    assert (other.test_time.window, other.test_time.scales) == (None, (0.5, 1.0))
+    assert other.protocols == {}
+
+
+def test_a_row_on_anothers_weights_says_how_many_processes_score_it(tmp_path):
+    names = {key: TABLE["rows"][ROW][key] for key in ("method", "backbone", "dataset")}
+    values = table(workers=2)
+    values["rows"]["second"] = {**names, "weights_of": ROW, "workers": 4}
+    assert read(tmp_path, values).resolve("second").workers == 4
+
+
+@pytest.mark.parametrize("name", ["", "Many", "val.crop", "a/b", "two words"])
+def test_a_protocol_s_name_can_be_that_of_a_file_and_a_figure(tmp_path, name):
+    assert "protocols" in refused(tmp_path, table(protocols={name: {"flip": True}}))
+    assert read(tmp_path, table(protocols={"val-crop_2": {}})).resolve(ROW).protocols
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
