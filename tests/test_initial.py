@@ -11,6 +11,7 @@ from segcore.initial import initial_weights
 from segcore.model_files import build_network, save_model
 from segcore.row import Run
 from segcore.runs import train
+from segcore.segfix import MOVES
 from segcore.shards import Manifest
 from segcore.training import Step
 from segcore.types import ClassTable
@@ -85,6 +86,40 @@ def test_another_network_s_weights_are_refused(folder: Path, change: dict[str, A
         initial_weights(row(**change), COCO, folder)
     assert named in str(caught.value)
     assert "give both rows the same network" in str(caught.value)
+
+
+SEGFIX: dict[str, Any] = {
+    "method": "segfix",
+    "options": {"width": 8},
+    "loss_options": {"boundary_width": 3, "smallest_region": 1},
+}
+
+
+@pytest.mark.parametrize("pyramid", [{}, {"pyramid": "concat"}])
+def test_another_method_takes_over_the_backbone_and_that_alone(
+    folder: Path, pyramid: dict[str, str]
+):
+    """SegFix starts from the row that it corrects, whatever stands between body and heads."""
+    run = row(**SEGFIX, backbone_options=pyramid)
+    weights = initial_weights(run, MOVES, folder)
+    network = build_network(run, len(MOVES))
+    source = build_network(row(init=None), len(COCO)).backbone.state_dict()
+    body = len(source)
+    assert body == len(weights) > 100
+    assert {name.split(".")[0] for name in weights} == {"backbone"}
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    assert not unexpected
+    assert {name.split(".")[0] for name in missing} == {"boundary", "direction"}
+    kept = network.backbone.state_dict()
+    assert all(
+        value.float().mean() >= 0.1 for name, value in kept.items() if "num_batches" not in name
+    )
+
+
+def test_another_method_on_another_backbone_is_refused(folder: Path):
+    with pytest.raises(InputError, match="give both rows the same backbone") as caught:
+        initial_weights(row(**SEGFIX, backbone="resnet18"), MOVES, folder)
+    assert "(ocrnet on mobilenetv2_035) do not fit segfix on resnet18" in str(caught.value)
 
 
 def test_training_starts_from_them(tiny: str, tmp_path: Path):

@@ -1,13 +1,14 @@
 """SegFix on ``shapes``: a small network, trained here, corrects the labels of another one."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor
 
 from segcore.datasets import build_dataset
 from segcore.inference import predict_labels
-from segcore.model_files import build_network
+from segcore.initial import initial_weights
+from segcore.model_files import load_model, save_model
 from segcore.preparation import prepare
 from segcore.row import Run
 from segcore.runs import train
@@ -16,6 +17,7 @@ from segcore.segmenter import Segmenter
 from segcore.shards import Manifest, ShardReader
 from segcore.tables import DatasetTable
 from segcore.training import Saved
+from segcore.types import ClassTable
 
 NARROW = {"channels": [32, 64, 128, 256]}
 RECIPE: dict[str, Any] = {
@@ -39,6 +41,7 @@ FCN: dict[str, Any] = {
 }
 SEGFIX: dict[str, Any] = {
     "method": "segfix",
+    "init": "fcn",
     "backbone_options": {**NARROW, "pyramid": "concat"},
     "options": {"width": 128},
     "max_class_share": 1.0,
@@ -47,31 +50,30 @@ SEGFIX: dict[str, Any] = {
 }
 
 
-def trained(
-    shards: str, num_classes: int, values: dict[str, Any], initial: dict[str, Tensor] | None = None
-) -> Segmenter:
+def trained(shards: str, classes: ClassTable, values: dict[str, Any], runs: Path) -> Segmenter:
+    """The network of a row of ``runs``, after its training."""
     at_the_end = {"evaluate_every": values["steps"], "save_every": values["steps"]}
     run = Run(**(RECIPE | at_the_end | values))
+    initial = initial_weights(run, classes, runs / run.init) if run.init else None
     *_, last = (event for event in train(run, shards, None, initial) if isinstance(event, Saved))
-    network = build_network(run, num_classes)
     assert last.checkpoint.best_weights is not None
-    network.load_state_dict(last.checkpoint.best_weights)
-    return network.eval()
+    folder = runs / run.method
+    save_model(folder, last.checkpoint.best_weights, run.method, run, classes)
+    return load_model(folder).network
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_scores_rise_by_more_than_chance(tmp_path):
-    """The backbone of SegFix starts from FCN's weights, as a published one does from ImageNet's:
+    """The backbone of SegFix starts from FCN's (``init``), as a published one does from ImageNet's:
     from random weights, some hundred steps do not teach it to see objects."""
     dataset, shards = build_dataset("shapes", {}), tmp_path / "shards"
     dataset.acquire(tmp_path / "raw", tmp_path / "drop")
     table = DatasetTable()
     list(prepare("shapes", dataset, tmp_path / "raw", shards, tmp_path / "work", table))
     classes = Manifest.read(str(shards)).classes
-    fcn = trained(str(shards), len(classes), FCN)
-    backbone = {f"backbone.body.{name}": each for name, each in fcn.backbone.state_dict().items()}
-    segfix = trained(str(shards), len(MOVES), SEGFIX, backbone)
+    fcn = trained(str(shards), classes, FCN, tmp_path / "runs")
+    segfix = trained(str(shards), MOVES, SEGFIX, tmp_path / "runs")
     reader, gain = ShardReader(str(shards), "val"), Gain(len(classes))
     for index in range(len(reader)):
         name, image, labels = reader[index]
