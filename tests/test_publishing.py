@@ -74,14 +74,27 @@ def test_what_a_cut_upload_left_is_completed(folder, memory, put):
     assert memory.cat_file(f"/store/there/{second.name}") == second.read_bytes()
 
 
-def test_a_newer_manifest_of_the_same_shards_replaces_the_old(folder, memory, put):
+def test_what_stands_there_is_never_changed(folder, memory, put):
+    """The address is that of the shards: two manifests of them may say different things."""
     list(publish(folder, ADDRESS))
+    before = memory.cat_file(f"/store/there/{MANIFEST}")
     put.clear()
     manifest = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps(manifest | {"audit": "more"}))
     assert list(publish(folder, ADDRESS)) == [0]
+    assert put == []
+    assert memory.cat_file(f"/store/there/{MANIFEST}") == before
+
+
+@pytest.mark.parametrize("left", [b"", b'{"dataset": "tiny"', b"{}", b"[]"])
+def test_half_a_manifest_is_none(folder, memory, put, left):
+    """What a killed process leaves in a storage that is a plain folder."""
+    list(publish(folder, ADDRESS))
+    memory.pipe(f"/store/there/{MANIFEST}", left)
+    put.clear()
+    assert list(publish(folder, ADDRESS)) == [0]
     assert put == [MANIFEST]
-    assert json.loads(memory.cat_file(f"/store/there/{MANIFEST}"))["audit"] == "more"
+    assert memory.cat_file(f"/store/there/{MANIFEST}") == (folder / MANIFEST).read_bytes()
 
 
 @pytest.mark.parametrize("how", ["flipped", "missing"])
