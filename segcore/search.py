@@ -77,7 +77,8 @@ class Search(Table):
     ``grid``: every trial runs to its end; ``pbt``: all trials are one population, whose worst
     go on from checkpoints of the best with values near theirs."""
     trials: Positive | None = None
-    """Six unless given; for a grid all of it; where hours are given, as many as they allow."""
+    """Six unless given; for a grid all of it; where hours are given, as many as they allow, but
+    for a population, whose members train in rounds: six."""
     hours: Hours | None = None
     """Of the clock, until no trial starts and every one ends at its next evaluation."""
     cpu_hours: Hours | None = None
@@ -108,7 +109,8 @@ class Search(Table):
         if self.algorithm == "grid":
             size = sum(1 for _ in grid(self.space))
             return min(size, self.trials or size)
-        return self.trials or (TRIALS_WITHIN_HOURS if hours else TRIALS)
+        unbounded = hours and self.algorithm != "pbt"
+        return self.trials or (TRIALS_WITHIN_HOURS if unbounded else TRIALS)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Search":

@@ -83,6 +83,8 @@ def test_a_condition_survives_json_and_its_absence_leaves_no_trace():
 def test_how_many_trials_there_are():
     hours = search(hours=2.5)
     assert [search().most_trials, search(trials=9).most_trials, hours.most_trials] == [6, 9, 1000]
+    population = search(algorithm="pbt", space=RATE, hours=2.5)  # all train before any is judged
+    assert population.most_trials == 6
 
 
 def test_a_grid_by_hand():
