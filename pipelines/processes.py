@@ -1,4 +1,4 @@
-"""Other programs: what they say, and whether the one that was meant still runs."""
+"""Other programs: what they say, where they are, whether the one that was meant still runs."""
 
 import os
 import platform
@@ -16,17 +16,24 @@ def answer_of(*command: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+def is_this_machine(address: str | None) -> bool:
+    """Whether no other machine reaches what a cluster's address names; no address names none."""
+    place = (address or "local").rpartition("/")[2]
+    host = place.rpartition(":")[0] or place
+    return host in ("local", "localhost", "[::1]") or host.startswith("127.")
+
+
 def this_process() -> str:
     """Host, process id and start time: tells this process from a later one with the same id."""
     return f"{platform.node()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
 
 
-def is_alive(process: str) -> bool:
-    """Whether a process named by ``this_process`` runs; taken for granted on another host."""
+def is_alive(process: str) -> bool | None:
+    """Whether a process named by ``this_process`` runs; None on another host."""
     host, _, rest = process.partition(":")
     identity, _, started = rest.partition(":")
     if host != platform.node() or not identity:
-        return True
+        return None
     try:
         return f"{psutil.Process(int(identity)).create_time():.0f}" == started
     except psutil.NoSuchProcess:

@@ -13,9 +13,18 @@ from urllib.request import urlopen
 from pipelines.tracking.gate import Decision, decide
 from pipelines.tracking.mirror import Mirror
 from pipelines.tracking.registry import MODEL_FILES, Registry, Version
-from pipelines.tracking.runs import Runs
+from pipelines.tracking.runs import Runs, status_of
 
-__all__ = ["MODEL_FILES", "Decision", "Mirror", "Store", "Version", "decide", "open_store"]
+__all__ = [
+    "MODEL_FILES",
+    "Decision",
+    "Mirror",
+    "Store",
+    "Version",
+    "decide",
+    "open_store",
+    "status_of",
+]
 
 
 def open_store(root: Path) -> "Store":
@@ -30,7 +39,7 @@ def open_store(root: Path) -> "Store":
     with store.asked(), store.locked():  # two processes that create a database at once ruin it
         if uri.startswith("http"):
             _knock(uri)
-        store.client.search_experiments(max_results=1)
+        store.answer()
     return store
 
 

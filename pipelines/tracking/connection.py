@@ -3,6 +3,7 @@
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -25,6 +26,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 database.MAX_RETRY_COUNT = 2  # its ten tries at a database that cannot be read take 100 s
 LOST = (MlflowException, SQLAlchemyError, OSError)
+MINUTES_AWAY, SECONDS_BETWEEN_TRIES = 10.0, 5.0
+"""How long the end of a stage waits for a store that is away."""
 
 
 class Connection:
@@ -44,10 +47,7 @@ class Connection:
         try:
             yield
         except LOST as error:
-            what, remedy = self.uri, "make it readable and writable, or move a damaged one aside"
-            if os.environ.get("MLFLOW_TRACKING_URI"):
-                what, remedy = f"MLFLOW_TRACKING_URI={self.uri}", "unset it or start the server"
-            raise InputError(f"{what}: tracking failed ({_first_line(error)}); {remedy}") from error
+            raise self._blamed(f"tracking failed ({_first_line(error)})") from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -66,6 +66,35 @@ class Connection:
                 print(f"{self.uri} missed {call.__name__}: {_first_line(error)}", file=sys.stderr)
             return False
         return True
+
+    def await_back(self) -> None:
+        """Returns once the store answers: what follows must arrive. Raises InputError where it is
+        away for long."""
+        end, quiet = time.monotonic() + 60 * MINUTES_AWAY, False
+        while not self.tried(self.answer, quiet=quiet):
+            if not quiet:
+                print(f"waiting for it, for {MINUTES_AWAY:g} minutes at most", file=sys.stderr)
+            quiet = True
+            self.insist(time.monotonic() < end)
+            time.sleep(SECONDS_BETWEEN_TRIES)
+
+    def answer(self) -> None:
+        """Fails where the store is away."""
+        self.client.search_experiments(max_results=1)
+
+    def insist(self, taken: bool) -> None:
+        """Raises InputError where the store did not take what a stage may not end without."""
+        if not taken:
+            raise self._blamed(
+                "tracking is away, and a stage may not end without it",
+                "start the stage again: its work is kept, and it sends the rest",
+            )
+
+    def _blamed(self, why: str, *remedies: str) -> InputError:
+        what, remedy = self.uri, "make it readable and writable, or move a damaged one aside"
+        if os.environ.get("MLFLOW_TRACKING_URI"):
+            what, remedy = f"MLFLOW_TRACKING_URI={self.uri}", "unset it or start the server"
+        return InputError(f"{what}: {why}; {' and '.join([remedy, *remedies])}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,7 +22,7 @@ class Mirror(Thread):
     Which steps the run already has is asked of the run, so a store that was away, a second start
     and steps repeated after a resume leave neither a gap nor a double. A point's time is the run's
     start plus the seconds of the steps before it: the same in every replay. ``every`` thins steps
-    (a long training would fill the store); ``on_event`` gets each new line, for progress.
+    (a long training would fill the store); ``on_event`` gets each line once, for progress.
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class Mirror(Thread):
                 self._send()
 
     def close(self) -> bool:
-        """Copies what is left and ends the thread; False where the store did not take all of it."""
+        """Copies what is left and ends the thread; False where the store did not take all of it.
+        To call it again tries again."""
         self._closing.set()
         if self.is_alive():
             self.join()
@@ -83,7 +84,6 @@ class Mirror(Thread):
                 event = json.loads(line)
             except ValueError:  # its writer was killed within the line
                 continue
-            self.on_event(event)
             self._queue(event)
 
     def _queue(self, event: dict[str, Any]) -> None:
@@ -91,6 +91,7 @@ class Mirror(Thread):
         if step <= self._seen.get(kind, -1):
             return
         self._seen[kind] = step
+        self.on_event(event)
         self._elapsed += event.get("seconds", 0.0)
         values = {name: value for name, value in event.items() if name not in ("event", "step")}
         if values and (kind != "step" or step % self.every == 0):

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import entities
+from mlflow.exceptions import MlflowException
 
 from pipelines.lineage import git_diff, who
-from pipelines.processes import is_alive, this_process
+from pipelines.processes import this_process
 from pipelines.tracking.connection import Connection
+from pipelines.tracking.heartbeat import BEAT, Heartbeat, is_dead, now
 from pipelines.tracking.system import SystemMetrics
 
 PARAMS_PER_CALL = 100
@@ -44,26 +46,33 @@ class Runs(Connection):
             self._end_dead_runs(place)
             same = self.client.search_runs([place], f"tags.`segcore.key` = '{key}'") if key else []
             run = same[0] if same else self.client.create_run(place, tags=marks, run_name=name)
-            run_id = run.info.run_id
-            self.client.update_run(run_id, "RUNNING")
-            self._describe(run, flat(config), marks)
-            self.client.log_dict(run_id, config, "config.json")
-            if parent is None and (diff := git_diff(self.root)):
-                self.client.log_text(run_id, diff, "uncommitted.diff")
-        return run_id
+            with self._ended_on_error(run.info.run_id):
+                self.client.update_run(run.info.run_id, "RUNNING")
+                self._describe(run, flat(config), marks)
+                self._keep(run.info.run_id, config, parent is None)
+        return run.info.run_id
 
     @contextmanager
     def run(self, experiment: str, name: str, **options: Any) -> Iterator[str]:
-        """``start``, and the end that fits: FINISHED, FAILED, or KILLED where it was stopped."""
-        run_id, status = self.start(experiment, name, **options), "FAILED"
+        """``start``, and the end that fits: FINISHED, FAILED, or KILLED where it was stopped.
+
+        Raises InputError where it is over and the store stays away, which must hear of that.
+        """
+        run_id = self.start(experiment, name, **options)
+        with self._ended_on_error(run_id):
+            with Heartbeat(self, run_id):
+                yield run_id
+            self.await_back()
+            self.insist(self.finish(run_id))
+
+    @contextmanager
+    def _ended_on_error(self, run_id: str) -> Iterator[None]:
+        """Ends the run where what happens within does not come to its end."""
         try:
-            yield run_id
-            status = "FINISHED"
-        except (KeyboardInterrupt, SystemExit):
-            status = "KILLED"
+            yield
+        except BaseException as error:
+            self.finish(run_id, status_of(error))
             raise
-        finally:
-            self.finish(run_id, status)
 
     def finish(self, run_id: str, status: str = "FINISHED") -> bool:
         """Ends a run as FINISHED, FAILED or KILLED."""
@@ -104,6 +113,11 @@ class Runs(Connection):
         finally:
             monitor.finish()
 
+    def _keep(self, run_id: str, config: dict[str, Any], with_diff: bool) -> None:
+        self.client.log_dict(run_id, config, "config.json")
+        if with_diff and (diff := git_diff(self.root)):
+            self.client.log_text(run_id, diff, "uncommitted.diff")
+
     def _marks(self, tags: dict[str, Any], parent: str | None, key: str | None) -> dict[str, str]:
         marks = flat({name: value for name, value in tags.items() if value is not None})
         marks |= {"mlflow.user": who(self.root), "segcore.process": this_process()}
@@ -113,6 +127,7 @@ class Runs(Connection):
             "mlflow.source.type": "LOCAL",
             "mlflow.parentRunId": parent,
             "segcore.key": key,
+            BEAT: None if parent else now(),
         }
         return marks | {name: value for name, value in special.items() if value}
 
@@ -130,15 +145,33 @@ class Runs(Connection):
             served = self.uri.startswith(("http", "databricks"))  # a server has its own place
             place = None if served else (self.root / "mlartifacts" / name).as_uri()
             kind = {"mlflow.experimentKind": "custom_model_development"}  # opens at its runs
-            return self.client.create_experiment(name, place, kind)
+            try:
+                return self.client.create_experiment(name, place, kind)
+            except MlflowException as error:  # another root was first: its lock is not ours
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                return self._experiment(name)
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
 
     def _end_dead_runs(self, experiment_id: str) -> None:
-        for run in self.client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
-            if not is_alive(run.data.tags.get("segcore.process", "")):
-                self.client.set_terminated(run.info.run_id, "KILLED")
+        """A child has no heartbeat of its own: it lives and dies with its parent."""
+        found = self.client.search_runs([experiment_id], "attributes.status = 'RUNNING'")
+        running = {run.info.run_id: run.data.tags for run in found}
+        for run_id, tags in running.items():
+            parent = running.get(tags.get("mlflow.parentRunId", ""), {})
+            if (is_dead(tags) or is_dead(parent)) and self._is_running(run_id):
+                self.client.set_terminated(run_id, "KILLED")
+
+    def _is_running(self, run_id: str) -> bool:
+        """A process may have ended its run and itself since the runs were listed."""
+        return self.client.get_run(run_id).info.status == "RUNNING"
+
+
+def status_of(error: BaseException) -> str:
+    """Of a run that ended so: what is no mistake is a person or a system that stops a process."""
+    return "FAILED" if isinstance(error, Exception) else "KILLED"
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -10,16 +10,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from pipelines.hardware import hardware
 from pipelines.processes import this_process
-from pipelines.tracking import Mirror, Store, open_store
+from pipelines.tracking import Mirror, Store, connection, heartbeat, open_store
+from pipelines.watching import MOST_POINTS, watched
 from segcore.errors import InputError
+from segcore.row import Run
 from tests.pipelines.mlflow_server import Server, free_port
 from tests.pipelines.tiny_project import wait_until
 
@@ -209,6 +213,56 @@ def test_a_run_ends_as_what_stopped_it(store: Store, error: type[BaseException],
     assert info.end_time is not None
 
 
+def test_a_run_whose_files_cannot_be_written_has_failed(store: Store, tmp_path: Path):
+    (tmp_path / "mlartifacts").write_text("no folder")
+    with pytest.raises(InputError, match="tracking failed"):
+        store.start("shapes", "row", config={}, key="row")
+    assert statuses(store) == ["FAILED"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit(143)])
+def test_a_run_that_was_stopped_while_it_started_was_killed(
+    store: Store, error: BaseException, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(store.client, "log_dict", raising(error))
+        with pytest.raises(BaseException, match=r"^(143)?$"):
+            store.start("shapes", "row", config={}, key="row")
+    assert statuses(store) == ["KILLED"]
+    store.start("shapes", "row", config={}, key="row")
+    assert statuses(store) == ["RUNNING"]
+
+
+def raising(error: BaseException | type[BaseException]) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return fail
+
+
+def statuses(store: Store, experiment: str = "shapes") -> list[str]:
+    place = store.client.get_experiment_by_name(experiment)
+    assert place
+    return [run.info.status for run in store.client.search_runs([place.experiment_id])]
+
+
+def test_two_roots_that_make_one_experiment_at_once_share_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    first = store.start("shapes", "row", config={})
+    find, asked = store.client.get_experiment_by_name, list[str]()
+
+    def not_yet(name: str) -> Any:
+        asked.append(name)
+        return find(name) if len(asked) > 1 else None
+
+    monkeypatch.setattr(store.client, "get_experiment_by_name", not_yet)
+    second = store.start("shapes", "row", config={})
+    assert asked == ["shapes", "shapes"]
+    places = {store.client.get_run(run).info.experiment_id for run in (first, second)}
+    assert len(places) == 1
+
+
 def test_a_run_that_nothing_stopped_is_finished(store: Store):
     with store.run("shapes", "row", config={}) as run_id:
         assert store.client.get_run(run_id).info.status == "RUNNING"
@@ -223,6 +277,57 @@ def test_a_run_whose_process_was_killed_is_ended_by_the_next_start(store: Store)
     store.start("shapes", "next", config={})
     assert store.client.get_run(orphan).info.status == "KILLED"
     assert store.client.get_run(mine).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize(("age", "status"), [(None, "RUNNING"), (590, "RUNNING"), (610, "KILLED")])
+def test_a_run_of_another_host_that_is_silent_for_long_is_ended(
+    store: Store, age: int | None, status: str
+):
+    """Those of a search are ended with it."""
+    parent = store.start("shapes", "study", config={})
+    child = store.start("shapes", "trial", config={}, parent=parent)
+    for run_id in (parent, child):
+        store.client.set_tag(run_id, "segcore.process", "elsewhere:1:1")
+    assert "segcore.alive" not in store.client.get_run(child).data.tags
+    if age is None:
+        store.client.delete_tag(parent, "segcore.alive")
+    else:
+        store.client.set_tag(parent, "segcore.alive", str(round(time.time()) - age))
+    store.start("shapes", "next", config={})
+    found = [store.client.get_run(run_id).info.status for run_id in (parent, child)]
+    assert found == [status, status]
+
+
+def test_a_run_says_that_its_process_lives(store: Store, monkeypatch: pytest.MonkeyPatch):
+    """Only as long as it does."""
+    monkeypatch.setattr(heartbeat, "SECONDS_BETWEEN_BEATS", 1.0)
+    monkeypatch.setattr(heartbeat, "now", lambda: "12345")
+    before = set(threading.enumerate())
+    with store.run("shapes", "row", config={}) as run_id:
+        tags = store.client.get_run(run_id).data.tags
+        wait_until(
+            lambda: store.client.get_run(run_id).data.tags["segcore.alive"] == "12345", "a beat"
+        )
+    assert float(tags["segcore.alive"]) == pytest.approx(time.time(), abs=60)
+    wait_until(lambda: set(threading.enumerate()) <= before, "the end of the thread")
+
+
+def test_a_run_that_ended_with_its_process_meanwhile_keeps_its_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    """It was running when runs were listed, and its process is gone when that is looked at."""
+    run_id, search = store.start("shapes", "row", config={}), store.client.search_runs
+
+    def listed_before_it_ended(*query: Any) -> Any:
+        found = search(*query)
+        store.client.set_tag(run_id, "segcore.process", this_process() + "9")
+        store.finish(run_id)
+        return found
+
+    monkeypatch.setattr(store.client, "search_runs", listed_before_it_ended)
+    monkeypatch.setattr("pipelines.tracking.runs.is_dead", lambda tags: bool(tags))
+    store.start("shapes", "next", config={})
+    assert store.client.get_run(run_id).info.status == "FINISHED"
 
 
 def test_an_experiment_deleted_in_the_pages_comes_back(store: Store):
@@ -307,6 +412,63 @@ def system_values(store: Store, run_id: str) -> dict[str, float]:
     }
 
 
+# --- a store that is away at the end -------------------------------------------------------------
+
+
+@pytest.fixture
+def away(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[float]]:
+    """Makes the store fail so many times before it answers; returns the pauses between."""
+
+    def made(times: int) -> list[float]:
+        answer, left, pauses = store.client.search_experiments, [times], list[float]()
+
+        def ask(**options: Any) -> Any:
+            left[0] -= 1
+            if left[0] >= 0:
+                raise ConnectionError("refused")
+            return answer(**options)
+
+        monkeypatch.setattr(store.client, "search_experiments", ask)
+        clock = SimpleNamespace(sleep=pauses.append, monotonic=lambda: sum(pauses))
+        monkeypatch.setattr(connection, "time", clock)
+        return pauses
+
+    return made
+
+
+def test_a_run_ends_when_its_store_is_back(
+    store: Store, away: Callable[[int], list[float]], capsys: pytest.CaptureFixture[str]
+):
+    pauses = away(3)
+    with store.run("shapes", "row", config={}):
+        pass
+    assert pauses == [connection.SECONDS_BETWEEN_TRIES] * 3
+    assert statuses(store) == ["FINISHED"]
+    said = capsys.readouterr().err
+    assert said.count("missed answer: refused") == 1
+    assert said.count("waiting for it, for 10 minutes at most") == 1
+
+
+def test_a_store_that_stays_away_is_named_with_the_remedy(
+    store: Store, away: Callable[[int], list[float]]
+):
+    pauses = away(10**6)
+    with (
+        pytest.raises(InputError, match=r"mlflow\.db: .* away.*start the stage again: its work"),
+        store.run("shapes", "row", config={}),
+    ):
+        pass
+    assert 600 <= sum(pauses) <= 600 + connection.SECONDS_BETWEEN_TRIES
+    assert statuses(store) == ["FAILED"]
+
+
+def test_an_end_that_did_not_arrive_is_no_end(store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(store.client, "set_terminated", raising(ConnectionError("refused")))
+    with pytest.raises(InputError, match="it sends the rest"), store.run("a", "row", config={}):
+        pass
+    assert statuses(store, "a") == ["RUNNING"]
+
+
 # --- the mirror ----------------------------------------------------------------------------------
 
 
@@ -379,7 +541,14 @@ def test_a_file_rewritten_while_it_is_followed_is_read_again(
     run_id = store.start("shapes", "row", config={})
     path = tmp_path / "metrics.jsonl"
     append(path, *[step(number) for number in range(6)])
-    with Mirror(store, run_id, path, interval_seconds=0.05):
+    shown = list[int]()
+    with Mirror(
+        store,
+        run_id,
+        path,
+        interval_seconds=0.05,
+        on_event=lambda event: shown.append(event["step"]),
+    ):
         wait_until(lambda: len(points(store.client, run_id, "loss")) == 6, "six points")
         kept = path.read_text().splitlines(keepends=True)[:3]
         if replaced:  # longer than before, and its old end lies within a line
@@ -392,6 +561,26 @@ def test_a_file_rewritten_while_it_is_followed_is_read_again(
             time.sleep(0.5)
             append(path, *[step(number) for number in range(3, 10)])
     assert points(store.client, run_id, "loss") == [(n, 1 / (n + 1)) for n in range(10)]
+    assert shown == list(range(10))  # a step that is taken again is no progress
+
+
+def test_a_long_training_is_thinned_and_shown_whole(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    values = {"method": "fcn", "backbone": "resnet18", "dataset": "shapes", "batch_size": 2}
+    values |= {"crop": (32, 32), "evaluate_every": 10, "save_every": 10}
+    for steps, every in ((MOST_POINTS - 1, 1), (160_000, 32)):
+        run = Run.model_validate({**values, "steps": steps})
+        run_id, path = store.start("shapes", "row", config={}), tmp_path / f"{steps}.jsonl"
+        lines = [step(number) | {"data_seconds": 0.0} for number in range(1, 129)]
+        append(path, *lines, evaluated(127, 0.25))
+        with watched("row", run, path, store, run_id):
+            pass
+        held = [number for number, _ in points(store.client, run_id, "loss")]
+        assert held == list(range(every, 129, every))
+        assert points(store.client, run_id, "miou") == [(127, 0.25)]
+        said = capsys.readouterr().out
+        assert f"train row: 128/{steps} steps, loss 0.008 miou 0.250" in said
 
 
 def test_more_than_one_call_holds_and_thinning(store: Store, tmp_path: Path):
