@@ -120,7 +120,7 @@ class Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"a header of {self.size} bytes")
         if self.type == tarfile.GNUTYPE_SPARSE:
             self._proc_gnusparse_10()
-        return super()._proc_member(tar)  # pyright: ignore[reportAttributeAccessIssue] -- the way in
+        return super()._proc_member(tar)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _proc_gnusparse_10(self, *_: object) -> NoReturn:
         """In the place of what ``tarfile`` has for the newer form of files with holes."""
