@@ -25,6 +25,7 @@ MOST_BYTES = 1 << 30
 """A chunk of a PNG holds at most twice as many."""
 INFLATE_ERROR: type[Exception] = vars(isal_zlib)["error"]
 """As it is declared, it would be no class."""
+UNDECODABLE = "the bytes of an image cannot be decoded"
 BLOCK = 65535
 """Bytes of a stored block of deflate (RFC 1951, 3.2.4)."""
 
@@ -44,9 +45,9 @@ def decode(encoded: Any) -> Pixels:
             content = inflated(content)
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except (cv2.error, INFLATE_ERROR, struct.error) as error:
-        raise ValueError(f"the bytes of an image cannot be decoded: {error}") from None
+        raise ValueError(f"{UNDECODABLE}: {error}") from None
     if pixels is None:
-        raise ValueError("the bytes of an image cannot be decoded")
+        raise ValueError(UNDECODABLE)
     return np.asarray(pixels, np.uint8)
 
 
@@ -63,7 +64,10 @@ def inflated(content: memoryview) -> memoryview:
     if header[8:] != PLAIN or size >= MOST_BYTES:
         return content
     packed = b"".join(data for kind, data in chunks if kind == b"IDAT")
-    rows = isal_zlib.decompress(packed)
+    inflater = isal_zlib.decompressobj()
+    rows = inflater.decompress(packed, size + 1)  # a small file may inflate to gigabytes
+    if len(rows) <= size and not inflater.eof:
+        raise INFLATE_ERROR("the file is truncated")
     if len(rows) != size:
         return content
     plain = (b"IHDR", [header]), (b"IDAT", _stored(rows)), (b"IEND", [])

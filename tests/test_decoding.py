@@ -126,3 +126,23 @@ def test_pngs_of_any_size(size):
     """The largest fills more than one stored block."""
     values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     np.testing.assert_array_equal(decode(encoded("PNG", Image.fromarray(values))), values)
+
+
+@pytest.mark.parametrize("lost", range(41))
+def test_a_png_cut_by_a_few_bytes_is_whole_or_told(lost):
+    """12 bytes end the file, 4 check its last chunk; before them stands what checks the pixels."""
+    content = FILES["png"][: len(FILES["png"]) - lost]
+    if lost <= 16:
+        np.testing.assert_array_equal(decode(content), np.array(picture()))
+    else:
+        with pytest.raises(ValueError, match="cannot be decoded: the file is truncated"):
+            decode(content)
+
+
+def test_rows_beyond_the_last_do_no_harm():
+    """The file inflates to more than its header says, as no honest file does."""
+    rows = b"".join(b"\0" + row.tobytes() for row in np.array(picture()))
+    start = FILES["png"].index(b"IDAT") - 4
+    packed = chunk(b"IDAT", zlib.compress(rows + bytes(1 << 20)))
+    content = FILES["png"][:start] + packed + chunk(b"IEND", b"")
+    np.testing.assert_array_equal(decode(content), np.array(picture()))

@@ -3,7 +3,7 @@ the file's name is the dataset's name."""
 
 import csv
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -11,12 +11,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Integer, UInt8
-from PIL import Image
 
 from segcore.acquisition import bring
 from segcore.acquisition.archives import Archive
-from segcore.acquisition.watch import NOBODY
+from segcore.acquisition.watch import NOBODY, Listener
 from segcore.errors import InputError, suggestion
+from segcore.formats.image_files import opened_label
+from segcore.formats.lists import lines_of
 from segcore.types import IGNORE, ClassTable
 
 __all__ = [
@@ -27,6 +28,9 @@ __all__ = [
     "read_class_table",
     "read_stems",
 ]
+
+SHOWN_VALUES = 10
+"""Of those that are in no class table."""
 
 
 class Pair(NamedTuple):
@@ -53,6 +57,11 @@ class Dataset:
     """Images per published split; checked by ``prepare``."""
     copies_across_splits: Literal["tell", "refuse"] = "tell"
     """What ``prepare`` does about a picture in two splits; published splits are as they are."""
+    missing_files: Literal["refuse", "leave"] = "refuse"
+    """Whether ``download`` refuses where a raw file is missing, or leaves it to ``prepare``, which
+    tells it with all else that is wrong."""
+    problems: Sequence[str] = ()
+    """What is wrong with the raw files but does not show in any pair; told by ``prepare``."""
     home: str = ""
     """Where a person reads about the data and gets it."""
     licence: str = ""
@@ -66,31 +75,38 @@ class Dataset:
 
         Raises InputError that names the file and the values that are no raw label, with counts.
         """
-        with Image.open(path) as image:
-            if image.mode not in ("1", "L", "P"):  # 1: a mask of one bit per pixel
-                raise InputError(f"{path}: an index image was expected, this one is {image.mode}")
-            return self.look_up(str(path), np.asarray(image, np.uint8))
+        file = opened_label(path)
+        mode = file.image.mode
+        if mode not in ("1", "L", "P") and not mode.startswith("I"):  # 1: one bit per pixel
+            raise InputError(f"{path}: an index image was expected, this one is {mode}")
+        return self.look_up(str(path), file.indices())
 
     def look_up(self, place: str, raw: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
         """The train ids of raw label values. Raises InputError as ``read_labels`` does."""
         values, counts = counted_values(raw)
         pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
         if stray := [value for value in pixels if value not in self.known]:
-            listed = ", ".join(f"{value} ({pixels[value]} pixels)" for value in stray)
-            raise InputError(f"{place}: label values outside the class table: {listed}")
+            shown = stray[:SHOWN_VALUES]
+            listed = ", ".join(f"{value} ({pixels[value]} pixels)" for value in shown)
+            more = f" and {len(stray) - len(shown)} more" if len(stray) > len(shown) else ""
+            raise InputError(f"{place}: label values outside the class table: {listed}{more}")
         return self.train_ids[raw]
 
-    def acquire(self, raw: Path, drop: Path) -> None:
+    def acquire(self, raw: Path, drop: Path, listener: Listener = NOBODY) -> None:
         """Brings the raw files below ``raw``: ``archives``, from the drop folder or the network.
 
         A dataset that is made, not fetched, has its own. Raises InputError where they cannot be
         had; says where to get them.
         """
-        bring(self.archives, raw, drop, self.home, NOBODY)
+        bring(self.archives, raw, drop, self.home, listener)
 
     def pairs(self, raw: Path) -> dict[str, list[Pair]]:
         """The samples of every split, in a fixed order. Raises InputError on missing files."""
         raise NotImplementedError  # every dataset has its own
+
+    def notes(self, raw: Path) -> list[str]:
+        """What somebody should know of the raw files though it is no problem: files left out."""
+        return []
 
 
 def list_datasets() -> list[str]:
@@ -127,10 +143,8 @@ def counted_values(
 def read_stems(path: Path) -> list[str]:
     """The names in a published list: the first word of each line. Raises InputError where it is
     missing or names nothing."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing; complete the raw files")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    if not (stems := [line.split()[0] for line in lines if line.strip()]):
+    lines = lines_of(path, "complete the raw files")
+    if not (stems := [line.split()[0] for _, line in lines]):
         raise InputError(f"{path} names no image; replace it by the published list")
     return stems
 

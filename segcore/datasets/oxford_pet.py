@@ -9,6 +9,7 @@ from pathlib import Path
 from segcore.acquisition.archives import Archive
 from segcore.datasets import Dataset, Pair, read_class_table
 from segcore.errors import InputError
+from segcore.formats.lists import lines_of
 from segcore.types import IGNORE, ClassTable
 
 __all__ = ["OxfordPet"]
@@ -79,11 +80,9 @@ class OxfordPet(Dataset):
 
 def read_list(path: Path) -> list[tuple[int, str, str]]:
     """Breed, hash and stem of each line, which is ``stem breed species number``."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing; annotations.tar.gz holds it")
     found = list[tuple[int, str, str]]()
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
+    for number, line in lines_of(path, "annotations.tar.gz holds it"):
+        if line.startswith("#"):
             continue
         if len(columns := line.split()) != 4 or not columns[1].isdecimal():
             raise InputError(f"{path}, line {number}: image, breed, ... expected, got {line!r}")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Integer, UInt8
-from PIL import Image
 
 from segcore.errors import InputError
+from segcore.formats.image_files import opened_label
 from segcore.types import IGNORE
 
 Colour = tuple[int, int, int]
@@ -45,8 +45,11 @@ class ColourTable:
         Colours of no class are ``IGNORE`` where ``stray`` is ``ignore``; where it is ``refuse``,
         InputError names the file, those colours with counts, and ``remedy``.
         """
-        with Image.open(path) as image:
-            codes = pack(np.asarray(image.convert("RGB")))
+        file = opened_label(path)
+        if file.is_deep:
+            bits = file.most.bit_length()
+            raise InputError(f"{path}: colours of 8 bits were expected, these have {bits}")
+        codes = pack(file.rgb())
         nearest = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
         labels, unknown = self.train_ids[nearest], self.codes[nearest] != codes
         if not unknown.any():

@@ -10,8 +10,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from segcore.decoding import decode
+from segcore.formats.image_files import opened
+
 MOST_PIXELS = 1 << 27
 """More are taken for a mistake, or an attack, unless somebody said what to do with them."""
+MOST_PIXELS_CUT = 1 << 30
+"""More than even an image that is to be shrunk or cut may have: they must fit into memory."""
 FORMS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}
 """What is stored as it is. MPO: a JPEG file with a second picture behind it, as cameras write."""
 ENCODINGS: dict[str, tuple[str, dict[str, int]]] = {
@@ -21,7 +26,6 @@ ENCODINGS: dict[str, tuple[str, dict[str, int]]] = {
 }
 LONGEST_SIDE = {"png": (1 << 31) - 1, "jpeg": 65500, "webp": 16383}
 """What the formats can hold, in pixels."""
-BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 
 Form = Literal["png", "jpeg", "webp"]
 
@@ -41,26 +45,18 @@ def decoded(content: bytes) -> Picture:
     """RGB whatever the file is, told by its content, not its name.
 
     EXIF orientation is left alone: labels were drawn on the stored pixels. Alpha is dropped.
-    Raises what Pillow raises, and ValueError on more than 8 bits per channel.
+    What is stored as it is must be whole for the decoder of training, so that one decodes it;
+    of JPEG Pillow gives the same pixels, and notices where the file is cut short. Raises what
+    they raise, and ValueError on more than 8 bits per channel.
     """
-    with Image.open(io.BytesIO(content)) as image:
-        image.load()
-        depth = _depth(image, content)
-        if depth > 8 or image.mode.startswith(("I", "F")):
-            raise ValueError(f"8 bits per channel are expected, this is {image.mode}, {depth} bits")
-        form = FORMS.get(image.format or "", "") if image.mode == "RGB" else ""
-        # a transparent palette has no direct way to RGB
-        rgb = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
-        return Picture(np.asarray(rgb), content if form else b"", form)
-
-
-def _depth(image: Image.Image, content: bytes) -> int:
-    """Bits per channel, where Pillow would drop some of them without a word."""
-    if image.format == "PNG":
-        return content[24]  # PNG specification, 11.2.1
-    if image.format == "TIFF":
-        return max(image.getexif().get(BITS_PER_SAMPLE, (8,)))
-    return 16 if image.mode.startswith("I;16") else 8
+    file = opened(content)
+    mode = file.image.mode
+    if file.is_deep:
+        bits = file.most.bit_length()
+        raise ValueError(f"8 bits per channel are expected, this is {mode}, {bits} bits")
+    form = FORMS.get(file.form, "") if mode == "RGB" else ""
+    pixels = decode(content) if form in ("png", "webp") else file.rgb()
+    return Picture(pixels, content if form else b"", form)
 
 
 def encoded(pixels: UInt8[np.ndarray, "h w 3"], form: Form) -> bytes:
@@ -75,9 +71,9 @@ def encoded(pixels: UInt8[np.ndarray, "h w 3"], form: Form) -> bytes:
 
 
 @contextmanager
-def pixel_limit(huge: bool) -> Iterator[None]:
-    """Within it, images of more than ``MOST_PIXELS`` raise unless ``huge``."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None if huge else MOST_PIXELS
+def pixel_limit(most: int) -> Iterator[None]:
+    """Within it, images of more pixels raise."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, most
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -1,7 +1,5 @@
 """A raw image and its label -> RGB pixels and train ids, or what is wrong with them."""
 
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,22 +7,23 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from segcore.datasets import Dataset, Pair
+from segcore.decoding import UNDECODABLE
 from segcore.errors import InputError
 from segcore.preparation import images
 from segcore.preparation.images import LabelMap, Picture, decoded, pixel_limit
 from segcore.tables import Treatment
 
-BROKEN = (OSError, EOFError, SyntaxError, ValueError, RuntimeError, struct.error, zlib.error)
-"""What decoders raise on files that are cut short or damaged."""
 TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+KINDS = "JPEG, PNG, WebP, GIF, BMP, TIFF and PPM are read"
 
 
 def read_pair(dataset: Dataset, pair: Pair, table: Treatment) -> tuple[Picture, LabelMap]:
     """One sample, checked. Raises InputError that names the file and what is wrong with it."""
-    with pixel_limit(huge=bool(table.tile or table.max_side)):
-        with _blamed_on(pair.image):
+    huge = bool(table.tile or table.max_side)
+    with pixel_limit(images.MOST_PIXELS_CUT if huge else images.MOST_PIXELS):
+        with _blamed_on(pair.image, huge):
             picture = decoded(pair.image.read_bytes())
-        with _blamed_on(pair.label):
+        with _blamed_on(pair.label, huge):
             labels = dataset.read_labels(pair.label)
     if picture.pixels.shape[:2] != labels.shape:
         (height, width), shape = labels.shape, picture.pixels.shape
@@ -36,7 +35,7 @@ def read_pair(dataset: Dataset, pair: Pair, table: Treatment) -> tuple[Picture, 
 
 
 @contextmanager
-def _blamed_on(path: Path) -> Iterator[None]:
+def _blamed_on(path: Path, huge: bool) -> Iterator[None]:
     try:
         yield
     except InputError:
@@ -44,9 +43,11 @@ def _blamed_on(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path} ({path.stat().st_size} bytes) is no image") from None
+        raise InputError(f"{path} ({path.stat().st_size} bytes) is no image; {KINDS}") from None
     except TOO_LARGE:
-        most = f"{path} has more than {images.MOST_PIXELS} pixels"
-        raise InputError(f"{most}; set max_side or tile to use it") from None
-    except BROKEN as error:
-        raise InputError(f"{path} cannot be decoded: {error}") from None
+        remedy = "make it smaller" if huge else "set max_side or tile to use it"
+        most = f"more than {Image.MAX_IMAGE_PIXELS} pixels"
+        raise InputError(f"{path} has {most}; {remedy}") from None
+    except Exception as error:  # decoders raise nearly anything on a damaged file
+        reason = str(error).removeprefix(f"{UNDECODABLE}: ") or type(error).__name__
+        raise InputError(f"{path} cannot be decoded: {reason}") from None

@@ -149,6 +149,13 @@ def test_stray_label_values_are_named_with_counts(tmp_path):
         dataset.read_labels(tmp_path / "odd.png")
 
 
+def test_many_stray_values_are_counted_not_all_listed():
+    dataset = build_dataset("shapes", {})
+    values = np.arange(100, 200, dtype=np.uint8).reshape(10, 10)
+    with pytest.raises(InputError, match=r": 100 \(1 pixels\), .*109 \(1 pixels\) and 90 more$"):
+        dataset.look_up("odd", values)
+
+
 def test_values_beyond_a_byte_and_below_zero_are_looked_up_or_named():
     dataset = build_dataset("shapes", {})
     with pytest.raises(InputError, match=r"odd: .*table: -7 \(1 pixels\), 300 \(2 pixels\)$"):
