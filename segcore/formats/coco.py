@@ -29,6 +29,8 @@ IMAGES_2017 = (
 
 FINER = 5
 """COCO walks along outlines on a grid that is finer by this factor."""
+MOST_STEPS = 1 << 24
+"""Of such a walk; more lead far out of any image."""
 
 
 class Instance(NamedTuple):
@@ -149,8 +151,11 @@ def outline(
 ) -> tuple[Integer[np.ndarray, "steps"], Integer[np.ndarray, "steps"]]:
     """A closed walk along a polygon, in steps of one on the finer grid.
 
-    An edge is walked from its lesser end, as rounding depends on it, then turned round.
+    An edge is walked from its lesser end, as rounding depends on it, then turned round. Raises
+    ValueError where that leads nowhere.
     """
+    if not np.abs(np.diff(points, axis=0)).sum() < MOST_STEPS / FINER:  # nor where one is no number
+        raise ValueError("its outline leads far out of the image")
     starts = np.trunc(FINER * points + 0.5)
     ends = np.roll(starts, -1, axis=0)
     steps = np.abs(ends - starts).max(1).astype(np.int64)

@@ -13,14 +13,18 @@ import numpy as np
 from annotated_types import Ge, Le, MinLen
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, FiniteFloat, ValidationError
 
-from segcore.errors import InputError
+from segcore.errors import InputError, in_one_list
 from segcore.formats.coco import draw_instance
+from segcore.formats.image_files import require_size
 
 T = TypeVar("T", bound=BaseModel)
 Side = Annotated[int, Ge(1), Le(1 << 16)]
-Number = int | float  # kept apart: what is written again must read the same
+FAR = 1 << 20
+"""Pixels; what lies farther out is no place in an image."""
+Place = Annotated[int, Ge(-FAR), Le(FAR)] | Annotated[FiniteFloat, Ge(-FAR), Le(FAR)]
+"""Kept apart: what is written again must read the same."""
 
 
 class Runs(BaseModel):
@@ -30,14 +34,24 @@ class Runs(BaseModel):
     size: tuple[Side, Side]
 
 
-Outlines = Annotated[list[Annotated[list[Number], MinLen(6)]], MinLen(1)]
+def without_lines(given: Any) -> Any:
+    """Without outlines of fewer than three points, which cover nothing: some tools write a box,
+    or nothing at all, where there is no outline."""
+    if not isinstance(given, list):
+        return given
+    if len(given) <= 4 and not any(isinstance(part, list) for part in given):
+        return []
+    return [part for part in given if not isinstance(part, list) or len(part) >= 6]
+
+
+Outlines = Annotated[list[list[Place]], BeforeValidator(without_lines)]
 
 
 class Object(BaseModel):
     """One thing in an image: Cityscapes' ``polygon`` or COCO's ``segmentation``."""
 
     label: str
-    polygon: Annotated[list[tuple[Number, Number]], MinLen(3)] | None = None
+    polygon: Annotated[list[tuple[Place, Place]], MinLen(3)] | None = None
     segmentation: Outlines | Runs | None = None
     deleted: bool = False
 
@@ -88,6 +102,7 @@ def draw(path: Path, train_id_of: Mapping[str, int], background: int) -> UInt8[n
     if unknown := Counter(thing.label for thing in objects if thing.label not in train_id_of):
         listed = ", ".join(f"{name!r} ({count} objects)" for name, count in unknown.most_common(5))
         raise InputError(f"{path}: add these names to classes or ignore: {listed}")
+    require_size(str(path), outlined.imgWidth, outlined.imgHeight)
     image = Image.new("L", (outlined.imgWidth, outlined.imgHeight), background)
     drawing = ImageDraw.Draw(image)
     for number, thing in enumerate(objects):
@@ -112,12 +127,13 @@ def as_json(segmentation: list[Any] | Runs) -> Any:
     return segmentation.model_dump() if isinstance(segmentation, Runs) else segmentation
 
 
-def split_annotations(path: Path, images: Mapping[Path, Path]) -> None:
-    """Writes what COCO's file ``path`` says of each image into a file of its own for ``draw``.
+def split_annotations(path: Path, images: Mapping[Path, Path]) -> int:
+    """Writes what COCO's file ``path`` says of each image into a file of its own for ``draw``;
+    returns how many objects of the file have no outline.
 
     ``images``: image -> the file to write. An image is known by the end of its path that
-    ``file_name`` gives, or by its name alone where that is one image's. Raises InputError on
-    an image of which the file says nothing.
+    ``file_name`` gives, or by its name alone where that is one image's. Raises InputError that
+    lists the images of which the file says nothing.
     """
     content = read(path, Annotations)
     names = {category.id: category.name for category in content.categories}
@@ -131,21 +147,28 @@ def split_annotations(path: Path, images: Mapping[Path, Path]) -> None:
     photos = defaultdict[str, list[Photo]](list)
     for photo in content.images:
         photos[Path(photo.file_name).name].append(photo)
-    chosen = {image: _photo_of(path, image, photos[image.name]) for image in images}
+    chosen = {image: _photos_of(image, photos[image.name]) for image in images}
+    if problems := [_problem(image, fits) for image, fits in chosen.items() if len(fits) != 1]:
+        first, *others = problems
+        head = f"{path}: {first}; correct file_name, or narrow the images"
+        raise InputError(in_one_list(head, others))
     for image, target in images.items():
-        photo = chosen[image]
+        (photo,) = chosen[image]
         outlined = {"imgHeight": photo.height, "imgWidth": photo.width}
         target.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**outlined, "objects": objects[photo.id]}, ensure_ascii=False)
         target.write_text(text + "\n", encoding="utf-8")
+    return sum(not entry.segmentation for entry in content.annotations)
 
 
-def _photo_of(path: Path, image: Path, photos: list[Photo]) -> Photo:
-    exact = [p for p in photos if f"/{image.as_posix()}".endswith(f"/{p.file_name.lstrip('./')}")]
-    if len(fits := exact or photos) != 1:
-        problem = f"has {len(fits)} entries in its images" if fits else "is not in its images"
-        raise InputError(f"{path}: {image} {problem}; correct file_name, or narrow the images")
-    return fits[0]
+def _photos_of(image: Path, photos: list[Photo]) -> list[Photo]:
+    place = f"/{image.as_posix()}"
+    return [p for p in photos if place.endswith(f"/{p.file_name.lstrip('./')}")] or photos
+
+
+def _problem(image: Path, photos: list[Photo]) -> str:
+    have = f"has {len(photos)} entries" if photos else "is not"
+    return f"{image} {have} in its images"
 
 
 def read(path: Path, model: type[T]) -> T:

@@ -128,3 +128,10 @@ def test_a_file_that_is_not_whole_is_named(tmp_path, text):
     path.unlink()
     with pytest.raises(InputError, match="is missing"):
         read_instances(path, frozenset({1}))
+
+
+@pytest.mark.parametrize("far", [1e9, -1e12, np.nan])
+def test_an_outline_that_leads_nowhere_is_refused_before_it_is_walked(far):
+    points = np.array([[2, 1], [far, 1], [6, 4]], np.float64)
+    with pytest.raises(ValueError, match="leads far out of the image"):
+        fill_polygon(points, 8, 10)

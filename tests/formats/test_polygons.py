@@ -1,9 +1,11 @@
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segcore.errors import InputError
 from segcore.formats.polygons import draw, split_annotations
@@ -95,7 +97,12 @@ def test_background_and_runs(tmp_path):
         ({"label": "car", "polygon": corners(1, 2, 3, 4)}, r"objects\.0\.polygon: .*at least 3"),
         ({"label": "car"}, r"object 0 \(car\) has no polygon"),
         ({"polygon": corners(*SQUARE)}, r"objects\.0\.label: Field required"),
-        ({"label": "car", "segmentation": [[1, 2, 3, 4]]}, r"segmentation.*at least 6 items"),
+        (
+            {"label": "car", "segmentation": [[1e9, *SQUARE[1:]]]},
+            r"segmentation.*less than or equal",
+        ),
+        ({"label": "car", "segmentation": [[math.nan, *SQUARE[1:]]]}, r"segmentation.*finite"),
+        ({"label": "car", "polygon": corners(1, 2, 3, -math.inf, 1, 1)}, r"polygon.*finite"),
         ({"label": "car", "segmentation": [[1.5, *SQUARE]]}, "object 0: "),
         ({"label": "car", "segmentation": {"counts": [1, 2], "size": [8, 10]}}, "object 0: runs"),
     ],
@@ -109,6 +116,28 @@ def test_what_cannot_be_drawn_is_named(tmp_path, thing, message):
 def test_an_impossible_size_is_refused_before_memory_is_taken(tmp_path, size):
     with pytest.raises(InputError, match=r"imgHeight: Input should be"):
         draw(outlined(tmp_path, height=size), TRAIN_ID_OF, IGNORE)
+
+
+def test_a_size_beyond_all_measure_is_refused_before_memory_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80)
+    assert draw(outlined(tmp_path), TRAIN_ID_OF, IGNORE).shape == (8, 10)
+    with pytest.raises(InputError, match=r"_polygons\.json: 11x8 is more than 80 pixels"):
+        draw(outlined(tmp_path, width=11), TRAIN_ID_OF, IGNORE)
+
+
+@pytest.mark.parametrize("nothing", [[], [[]], [[1, 2, 3, 4]], [1, 2, 3, 4]])
+def test_an_object_without_outline_covers_nothing(tmp_path, nothing):
+    thing = {"label": "car", "segmentation": nothing}
+    assert (draw(outlined(tmp_path, thing), TRAIN_ID_OF, IGNORE) == IGNORE).all()
+    thing = {"label": "car", "segmentation": [SQUARE, [3, 3]]}
+    assert (draw(outlined(tmp_path, thing), TRAIN_ID_OF, IGNORE) == 1).sum() == 12
+    things = annotations(tmp_path)
+    content = json.loads(things.read_text())
+    content["annotations"][0]["segmentation"] = nothing
+    write(things, content)
+    target = tmp_path / "east.json"
+    assert split_annotations(things, {Path("/photos/east/1.jpg"): target}) == 1
+    assert (draw(target, TRAIN_ID_OF, IGNORE) == IGNORE).all()
 
 
 def test_a_cut_file_is_named(tmp_path):
@@ -149,6 +178,15 @@ def test_every_image_gets_its_own_objects(tmp_path):
     before = [path.read_bytes() for path in targets.values()]
     split_annotations(annotations(tmp_path), targets)
     assert [path.read_bytes() for path in targets.values()] == before
+
+
+def test_all_images_that_a_file_does_not_know_are_told(tmp_path):
+    targets = {Path(f"/photos/{name}.jpg"): tmp_path / f"{name}.json" for name in "2xy"}
+    with pytest.raises(InputError) as caught:
+        split_annotations(annotations(tmp_path), targets)
+    first, second = str(caught.value).splitlines()
+    assert "/photos/x.jpg is not in its images; correct file_name" in first
+    assert second == "  /photos/y.jpg is not in its images"
 
 
 @pytest.mark.parametrize(
