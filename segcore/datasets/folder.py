@@ -1,5 +1,6 @@
 """``folder``: any user's own images and labels, described by a few lines of YAML."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,15 +10,19 @@ from jaxtyping import UInt8
 from pydantic import StrictInt, StrictStr
 
 from segcore.acquisition.archives import written_below
+from segcore.acquisition.watch import NOBODY, Listener
 from segcore.datasets import Dataset, Pair
 from segcore.errors import in_one_list, suggestion
+from segcore.files import read_json, write_json
 from segcore.formats.colours import ColourTable, pack, unpack
 from segcore.formats.polygons import draw, split_annotations
-from segcore.formats.user_files import checked, find_splits, refuse
+from segcore.formats.user_files import UserFiles, checked, refuse
 from segcore.types import IGNORE, ClassTable
 
 __all__ = ["Folder"]
 
+UNDRAWN = "polygons/without_outline.json"
+"""How many objects of COCO's file nobody outlined."""
 Byte = Annotated[StrictInt, Ge(0), Le(255)]
 Colour = tuple[Byte, Byte, Byte]
 Codes = dict[str, list[Any]]
@@ -44,7 +49,8 @@ class Folder(Dataset):
     ``labels``: where the label lies, from ``{stem}`` and ``{split}``; without ``{stem}``, the
     folder of ``{stem}.png``, or with ``encoding: polygons`` COCO's one file for all images.
     ``split``: with one pattern, the fraction of images per further split, drawn with ``seed``;
-    or per split a text file of stems (``{train: train.txt, val: val.txt}``).
+    or per split a text file (``{train: train.txt, val: val.txt}``) that names in each line a stem,
+    an image, or an image and its label.
     ``classes``: names of the label values 0, 1, ...; or each name with its value or values.
     ``encoding``: ``index`` (grey or palette labels), ``colour`` (RGB labels; every name, and
     ``ignore``, then has a colour ``[r, g, b]`` or a list of them) or ``polygons`` (JSON as of
@@ -53,11 +59,13 @@ class Folder(Dataset):
     ``background``: with polygons, the class where no object is; not labelled unless given.
     ``colours``: names with display colours; made up where not given.
 
-    Raises InputError, naming the option and the remedy, on anything that does not fit the files.
+    Raises InputError, naming the option and the remedy, on a table that does not fit the files.
+    What is wrong with single files, or lines of a list, is told by ``prepare``, all at once.
     """
 
     home = "your own files"
     copies_across_splits = "refuse"
+    missing_files = "leave"
 
     def __init__(
         self,
@@ -84,15 +92,19 @@ class Folder(Dataset):
         ignored = read_codes("ignore", unless_given if ignore is None else ignore, encoding)
         self._lay_down(codes, ignored)
         self._background = background_of(background, encoding, list(codes))
-        found = find_splits(self.root, images, split)
+        self._files = UserFiles(self.root)
+        found = self._files.find_splits(images, split)
+        self.problems = self._files.problems
         self._pairs = {name: self._paired(name, stems) for name, stems in found.items()}
+        self._require_labels()
         self.split_sizes = {name: len(pairs) for name, pairs in self._pairs.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         """What reading labels needs; the list of all files need not go to every process."""
-        return {key: value for key, value in vars(self).items() if key != "_pairs"}
+        here = {"_pairs", "_files", "problems"}
+        return {key: value for key, value in vars(self).items() if key not in here}
 
-    def acquire(self, raw: Path, drop: Path) -> None:
+    def acquire(self, raw: Path, drop: Path, listener: Listener = NOBODY) -> None:
         """Nothing is copied: the constructor has found every image and its label.
 
         COCO's one file alone is taken apart, into one small file per image below ``raw``.
@@ -105,8 +117,8 @@ class Folder(Dataset):
             for pair, part in zip(pairs, parts, strict=True):
                 targets.setdefault(pair.label, {})[pair.image] = part.label
         with written_below(raw):
-            for path, parts in targets.items():
-                split_annotations(path, parts)
+            undrawn = sum(split_annotations(path, parts) for path, parts in targets.items())
+            write_json(raw / UNDRAWN, undrawn)
 
     def pairs(self, raw: Path) -> dict[str, list[Pair]]:
         if not self._shares_labels:
@@ -116,6 +128,18 @@ class Folder(Dataset):
             split: [pair._replace(label=place / split / f"{pair.id}.json") for pair in pairs]
             for split, pairs in self._pairs.items()
         }
+
+    def notes(self, raw: Path) -> list[str]:
+        shared = self._shares_labels
+        patterns = () if shared else {self._label_pattern(split) for split in self._pairs}
+        found = self._files.labels_below(patterns)
+        own = {pair.label for pairs in self._pairs.values() for pair in pairs}
+        told = self._files.left_out(own | found.keys())
+        if orphans := [path for path, stem in found.items() if stem not in self._files.stems]:
+            told.append(f"{len(orphans)} labels belong to no image (first: {orphans[0]})")
+        if shared and (raw / UNDRAWN).exists() and (count := read_json(raw / UNDRAWN)):
+            told.append(f"{count} objects of COCO's file have no outline and cover nothing")
+        return told
 
     def read_labels(self, path: Path) -> UInt8[np.ndarray, "h w"]:
         if self.encoding == "index":
@@ -144,16 +168,25 @@ class Folder(Dataset):
         self.train_ids[list(raw)] = list(raw.values())
 
     def _paired(self, split: str, images: dict[str, Path]) -> list[Pair]:
+        pattern, named = self._label_pattern(split), self._files.named_labels
+        return [
+            Pair(stem, image, named.get(image, self.root / pattern.replace("{stem}", stem)))
+            for stem, image in sorted(images.items())
+        ]
+
+    def _label_pattern(self, split: str) -> str:
         pattern = self.label_pattern.replace("{split}", split)
-        if "{stem}" not in pattern and not self._shares_labels:
-            pattern += "/{stem}.png"
-        labels = {stem: self.root / pattern.replace("{stem}", stem) for stem in images}
-        pairs = [Pair(stem, images[stem], labels[stem]) for stem in sorted(images)]
-        if missing := [pair for pair in pairs if not pair.label.is_file()]:
-            count = f"{len(missing)} of {len(pairs)} images of split {split} have no label"
-            head = f"{count}; add them or change the pattern"
-            refuse("labels", in_one_list(head, [str(pair.label) for pair in missing]))
-        return pairs
+        whole = "{stem}" in pattern or self._shares_labels
+        return pattern if whole else f"{pattern}/{{stem}}.png"
+
+    def _require_labels(self) -> None:
+        """Where not one image has a label, it is their pattern that is wrong."""
+        every = [pair for pairs in self._pairs.values() for pair in pairs]
+        if every and not any(os.path.isfile(pair.label) for pair in every):
+            split, pairs = next((name, found) for name, found in self._pairs.items() if found)
+            head = f"{len(pairs)} of {len(pairs)} images of split {split} have no label"
+            places = [str(pair.label) for pair in pairs]
+            refuse("labels", in_one_list(f"{head}; add them or change the pattern", places))
 
 
 def read_codes(option: str, value: Any, encoding: str) -> list[Any]:

@@ -78,17 +78,18 @@ def build_manifest(
     licence: str,
     table: DatasetTable,
     splits: dict[str, list[dict[str, Any]]],
+    same: list[list[Place]],
+    notes: list[str],
 ) -> dict[str, Any]:
     """``splits`` holds per shard its ``shard`` (name, sha256, rows), ``counts``, ``sizes``
     (height, width, samples), ``contents`` (sample, hash of its picture), ``unlabelled`` and
-    ``problems``: the samples left out, with reasons.
+    ``problems``: the samples left out, with reasons; ``same`` the samples of ``same_pictures``.
 
     ``data_hash`` is the sha256 of what ``sha256sum *.parquet`` prints.
     """
     shards = [part["shard"] for parts in splits.values() for part in parts if part["counts"]]
     lines = sorted((shard["name"], shard["sha256"]) for shard in shards)
     listed = "".join(f"{sha256}  {name}\n" for name, sha256 in lines)
-    groups = same_pictures(splits)
     return {
         "dataset": dataset,
         "data_hash": hashlib.sha256(listed.encode()).hexdigest(),
@@ -97,9 +98,9 @@ def build_manifest(
         "treatment": table.model_dump(mode="json", include=set(Treatment.model_fields)),
         "classes": asdict(classes),
         "same_pictures": {
-            "across_splits": sum(map(across, groups)),
-            "within_splits": sum(not across(group) for group in groups),
-            "first": [group[:SHOWN] for group in groups[:SHOWN]],
+            "across_splits": sum(map(across, same)),
+            "within_splits": sum(not across(group) for group in same),
+            "first": [group[:SHOWN] for group in same[:SHOWN]],
         },
         "skipped": [
             {"split": split, "id": name, "reason": reason}
@@ -107,6 +108,7 @@ def build_manifest(
             for part in parts
             for name, reason in part["problems"]
         ],
+        "notes": notes,
         "splits": {split: _split_entry(parts, classes) for split, parts in splits.items()},
     }
 
@@ -184,6 +186,7 @@ def described(manifest: dict[str, Any]) -> list[str]:
             )
     for group in found["first"][:3]:
         lines.append(f"  the same picture: {', '.join('/'.join(place) for place in group[:4])}")
+    lines += manifest["notes"]
     lines += [
         f"left out {bad['split']}/{bad['id']}: {bad['reason']}" for bad in manifest["skipped"]
     ]

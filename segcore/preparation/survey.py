@@ -16,7 +16,7 @@ import numpy as np
 from segcore.acquisition.archives import written_below
 from segcore.datasets import Dataset, Pair
 from segcore.errors import InputError, in_one_list
-from segcore.files import write_json
+from segcore.files import write_json, written_whole
 from segcore.preparation.audit import Place, across, build_manifest, same_pictures
 from segcore.preparation.processes import Mapper, in_processes
 from segcore.preparation.tasks import Task, write_one
@@ -26,7 +26,8 @@ from segcore.tables import DatasetTable, Treatment
 IMAGES_WORTH_A_PROCESS = 200
 """Starting a process takes seconds, mostly to import torch."""
 UNTOUCHED = DatasetTable()
-READS_LABELS = ("preparation/*.py", "formats/*.py", "datasets/__init__.py", "shards.py")
+READS_LABELS = ("preparation/*.py", "formats/*.py", "datasets/__init__.py", "decoding.py")
+READS_LABELS += ("shards.py",)
 """The code, beside the dataset's own file, that decides what stands in a shard."""
 
 
@@ -87,7 +88,8 @@ class Survey:
         self.name, self.dataset, self.raw, self.table = name, dataset, raw, table
         splits = dataset.pairs(raw)
         self.splits = list(splits)
-        self.problems = split_problems(dataset, splits)
+        self.problems = [*dataset.problems, *split_problems(dataset, splits)]
+        self.notes = dataset.notes(raw)
         self.tasks = plan_shards(dataset, splits, folder, table)
         self.summaries = dict[Path, dict[str, Any]]()
 
@@ -109,33 +111,35 @@ class Survey:
             for split in self.splits
         }
 
-    def check(self) -> None:
-        """Raises InputError that lists all that is wrong, but for samples that may be left out."""
+    def check(self) -> list[list[Place]]:
+        """The samples that hold the same picture. Raises InputError that lists all that is wrong,
+        but for samples that may be left out."""
         problems, parts = list(self.problems), self.parts
         bad = [
             reason for found in parts.values() for part in found for _, reason in part["problems"]
         ]
         if len(bad) > self.table.skip_bad:
             problems += sorted(bad)
+        same = same_pictures(parts)
         if self.dataset.copies_across_splits == "refuse":
-            problems += map(_as_problem, filter(across, same_pictures(parts)))
+            problems += map(_as_problem, filter(across, same))
         for split, found in parts.items():
             if found and not any(part["counts"] for part in found) and not problems:
                 problems.append(f"split {split} has no sample left; mend some")
         if problems:
             allowed = self.table.skip_bad
             said = f" (skip_bad allows {allowed} of these {len(bad)})" if allowed and bad else ""
-            raise InputError(_listed(self.name, problems, said))
+            raise InputError(_listed(self.name, problems, said, self.notes))
+        return same
 
     def manifest(self) -> dict[str, Any]:
         """Raises InputError as ``check`` does."""
-        self.check()
-        dataset = self.dataset
-        parts = self.parts
+        same, dataset, parts = self.check(), self.dataset, self.parts
         for part in (part for found in parts.values() for part in found):
             below = f"{self.raw.absolute()}/"  # equal on all machines
             part["problems"] = [[name, why.replace(below, "")] for name, why in part["problems"]]
-        return build_manifest(self.name, dataset.classes, dataset.licence, self.table, parts)
+        about = self.name, dataset.classes, dataset.licence, self.table
+        return build_manifest(*about, parts, same, self.notes)
 
 
 def prepare(
@@ -151,8 +155,9 @@ def prepare(
 ) -> Iterator[int]:
     """Writes ``out``; yields first how many images are planned, then how many each shard adds.
 
-    Shards are written in ``work``, where ``illustrate`` may add pictures of them, and the folder
-    is renamed when all is there. Raises InputError that lists every problem of the raw files.
+    Shards are written in ``work``, where ``illustrate`` may add pictures of them; when all is
+    there, ``out`` becomes the folder of it and ``work`` goes. Raises InputError that lists every
+    problem of the raw files.
     """
     survey = Survey(name, dataset, raw, table, work)
     yield survey.images
@@ -165,17 +170,44 @@ def prepare(
             path.unlink()
         write_json(work / MANIFEST, manifest)
         illustrate(work)
-        for path in summaries:
-            path.unlink(missing_ok=True)
-    (out / MANIFEST).unlink(missing_ok=True)  # first, so that no half of the old one looks whole
-    shutil.rmtree(out, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work.replace(out)
+        files = sorted(set(work.iterdir()) - summaries)
+    with written_below(out.parent):
+        put_in_place(files, out.resolve())
+    shutil.rmtree(work, ignore_errors=True)
 
 
-def _listed(name: str, problems: list[str], skippable: str) -> str:
+def put_in_place(files: list[Path], out: Path) -> None:
+    """Makes ``out`` a folder of these files; they stay, so that this can be done again.
+
+    Where ``out`` is on another disk they are copied: no folder can be renamed to there.
+    """
+    fresh, old = (out.with_name(f".{out.name}.{age}") for age in ("new", "old"))
+    for left in (fresh, old):  # by a run that was killed here
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        for path in files:
+            link_or_copy(path, fresh / path.name)
+        if out.exists():
+            out.rename(old)
+        fresh.rename(out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def link_or_copy(path: Path, other: Path) -> None:
+    try:
+        other.hardlink_to(path)
+    except OSError:  # another disk, or one that knows no links
+        with written_whole(other) as aside:
+            shutil.copyfile(path, aside)
+
+
+def _listed(name: str, problems: list[str], skippable: str, notes: list[str]) -> str:
     remedy = f"mend them and run it again, nothing was prepared{skippable}"
-    return in_one_list(f"dataset {name}: {len(problems)} problem(s); {remedy}", problems)
+    head = f"dataset {name}: {len(problems)} problem(s); {remedy}"
+    return "\n  ".join([in_one_list(head, problems), *(f"beside that: {note}" for note in notes)])
 
 
 def _as_problem(group: list[Place]) -> str:

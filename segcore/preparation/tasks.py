@@ -39,9 +39,16 @@ class Task:
     def source(self) -> str:
         """Changes when any raw file of the shard does, or what its labels mean."""
         files = [path for pair in self.pairs for path in (pair.image, pair.label)]
-        stats = [path.stat() if path.exists() else None for path in files]
-        seen = [stat and (stat.st_size, stat.st_mtime_ns) for stat in stats]
-        return hash_of([self.meaning, [pair.id for pair in self.pairs], seen])
+        return hash_of([self.meaning, [pair.id for pair in self.pairs], [*map(_seen, files)]])
+
+
+def _seen(path: Path) -> tuple[int, int, int] | None:
+    """The time of change, too: whoever may read a file from now on changes nothing else in it."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 @dataclass
@@ -56,25 +63,26 @@ class Findings:
     unlabelled: list[str] = field(default_factory=list)
 
     def records(self) -> Iterator[Record]:
-        classes, table = len(self.task.dataset.classes), self.task.treatment
         for pair in self.task.pairs:
             try:
-                picture, labels = read_pair(self.task.dataset, pair, table)
-                stored = self._stored(pair, picture, labels)
+                yield from self._records_of(pair)
             except InputError as error:
                 self.problems.append([pair.id, str(error)])
-                continue
-            self.contents.append([pair.id, content_hash(picture.pixels)])
-            if (labels == IGNORE).all():
-                self.unlabelled.append(pair.id)
-            for record, pixels, shown, overlap in stored:
-                self.counts.append(counted(shown, pixels, classes, overlap))
-                self.sizes[record.height, record.width] += 1
-                yield record
 
-    def _stored(self, pair: Pair, picture: Picture, labels: LabelMap) -> list[Stored]:
+    def _records_of(self, pair: Pair) -> Iterator[Record]:
+        """All of a sample or none: what a format cannot hold shows in the first of equal tiles."""
+        picture, labels = read_pair(self.task.dataset, pair, self.task.treatment)
+        for record, pixels, shown, overlap in self._stored(pair, picture, labels):
+            self.counts.append(counted(shown, pixels, len(self.task.dataset.classes), overlap))
+            self.sizes[record.height, record.width] += 1
+            yield record
+        self.contents.append([pair.id, content_hash(picture.pixels)])
+        if (labels == IGNORE).all():
+            self.unlabelled.append(pair.id)
+
+    def _stored(self, pair: Pair, picture: Picture, labels: LabelMap) -> Iterator[Stored]:
         try:
-            return list(treated(pair.id, picture, labels, self.task.treatment))
+            yield from treated(pair.id, picture, labels, self.task.treatment)
         except ValueError as error:
             raise InputError(f"{pair.image} cannot be stored: {error}") from None
 
@@ -110,6 +118,6 @@ def write_one(task: Task) -> dict[str, Any]:
         rows = write_shard(task.path, findings.records(), task.dataset.classes)
         shard = {"name": task.path.name, "sha256": sha256_of(task.path), "rows": rows}
         summary = findings.summary() | {"source": source, "shard": shard}
-        if not findings.problems:
+        if len(findings.problems) <= task.treatment.skip_bad:
             write_json(task.summary, summary)
     return summary

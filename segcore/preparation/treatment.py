@@ -32,6 +32,11 @@ class Span(NamedTuple):
     first: int
     end: int
 
+    @property
+    def within(self) -> slice:
+        """The same part, counted from where the tile begins."""
+        return slice(self.first - self.start, self.end - self.start)
+
 
 def treated(name: str, picture: Picture, labels: LabelMap, table: Treatment) -> Iterator[Stored]:
     """The records of one sample: one, or one per tile, named ``<name>@<top>-<left>``.
@@ -47,10 +52,10 @@ def treated(name: str, picture: Picture, labels: LabelMap, table: Treatment) -> 
         for across in spans(labels.shape[1], width, overlap):
             place = np.s_[down.start : down.stop, across.start : across.stop]
             own = np.s_[down.first : down.end, across.first : across.end]
-            shown = np.full_like(labels, IGNORE)
-            shown[own] = labels[own]
+            within = down.within, across.within
             piece = Picture(np.ascontiguousarray(picture.pixels[place]))
-            kept = np.ascontiguousarray(shown[place])
+            kept = np.full(piece.pixels.shape[:2], IGNORE, np.uint8)
+            kept[within] = labels[own]
             given = (down.end - down.first) * (across.end - across.first)
             part = f"{name}@{down.start}-{across.start}"
             yield _stored(part, piece, kept, table, kept.size - given)

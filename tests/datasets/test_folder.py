@@ -1,4 +1,6 @@
 import inspect
+import os
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,13 @@ from PIL import Image
 
 from segcore.datasets import build_dataset
 from segcore.datasets.folder import Folder
+from segcore.download import download
 from segcore.errors import InputError
+from segcore.files import read_json
+from segcore.preparation import Survey, in_processes, prepare
+from segcore.preparation.pairs import KINDS
+from segcore.preparation.tasks import examine
+from segcore.tables import DatasetTable
 from segcore.types import IGNORE
 
 
@@ -19,7 +27,7 @@ def root(tmp_path) -> Path:
     """Ten photos in two sub-folders, each with an index label of the same stem."""
     for number in range(10):
         stem = f"{'east' if number % 2 else 'west'}/{number}"
-        write(tmp_path / f"photos/{stem}.jpg", np.full((3, 4, 3), number, np.uint8))
+        write(tmp_path / f"photos/{stem}.jpg", np.full((2, 4, 3), number, np.uint8))
         write(tmp_path / f"labels/{stem}.png", np.array([[0, 1, 2, 3], [255] * 4], np.uint8))
     return tmp_path
 
@@ -229,23 +237,171 @@ def test_refusals_name_the_option_and_the_remedy(root, changes, message):
         build_dataset("folder", options_of(root) | changes)
 
 
-def test_an_image_in_two_splits_is_refused(root):
+# --- what is told with all else ------------------------------------------------------------------
+
+
+def told(dataset: Folder, **keys: Any) -> list[str]:
+    """All that is wrong with the files, as validate says it; nothing is written."""
+    table = DatasetTable.model_validate(keys)
+    survey = Survey("orchard", dataset, Path("nowhere"), table, Path("nowhere"))
+    list(survey.run(examine, in_processes))
+    with pytest.raises(InputError) as caught:
+        survey.manifest()
+    return [line.strip() for line in str(caught.value).splitlines()]
+
+
+def test_missing_labels_are_problems_and_may_be_left_out(root, tmp_path):
+    for stem in ("west/0", "east/1"):
+        (root / f"labels/{stem}.png").unlink()
+    head, *lines = told(build(root))
+    assert head.startswith("dataset orchard: 2 problem(s)")
+    assert lines == [f"{root}/labels/{stem}.png is missing" for stem in ("east/1", "west/0")]
+    out, work = tmp_path / "out", tmp_path / "work"
+    table = DatasetTable(skip_bad=2)
+    list(prepare("orchard", build(root), Path(), out, work, table))
+    skipped = read_json(out / "manifest.json")["skipped"]
+    assert sorted(bad["id"] for bad in skipped) == ["east/1", "west/0"]
+
+
+def test_missing_labels_do_not_stop_download(root, tmp_path):
+    (root / "labels/west/0.png").unlink()
+    files = download(build(root), tmp_path / "raw", tmp_path / "drop")["files"]
+    assert len(files) == 19
+
+
+def test_an_image_in_two_lists_is_a_problem(root):
     (root / "a.txt").write_text("west/0\nwest/2\n")
     (root / "b.txt").write_text("west/2\n")
-    with pytest.raises(InputError, match=r"west/2\.jpg is in 2 of train, val"):
-        build(root, split={"train": "a.txt", "val": "b.txt"})
+    lines = told(build(root, split={"train": "a.txt", "val": "b.txt"}))
+    assert f"{root}/photos/west/2.jpg is in split train and again in val" in "".join(lines)
 
 
-def test_a_list_with_an_unknown_stem_or_none_is_refused(root):
-    (root / "a.txt").write_text("west/1\n")
-    with pytest.raises(InputError, match=r"a\.txt names 'west/1'"):
+def test_everything_is_told_at_once(root):
+    (root / "train.txt").write_text("west/0\nwest/9\nwest/0\neast/1\n")
+    (root / "val.txt").write_text("west/2\nnobody\n")
+    write(root / "photos/west/4.png", np.zeros((2, 2, 3), np.uint8))
+    (root / "labels/east/1.png").write_bytes(b"")
+    (root / "labels/west/2.png").unlink()
+    dataset = build(root, images="photos/{stem}.*", split={"train": "train.txt", "val": "val.txt"})
+    head, *lines = told(dataset)
+    assert head.startswith("dataset orchard: 6 problem(s)")
+    assert [line.removeprefix(f"{root}/") for line in lines] == [
+        f"photos/west/4.jpg and {root}/photos/west/4.png share a stem; narrow the pattern",
+        "train.txt names 'west/9', but no image fits; correct line 2",
+        "train.txt names 'west/0' again; remove line 3",
+        "val.txt names 'nobody', but no image fits; correct line 2",
+        f"labels/east/1.png (0 bytes) is no image; {KINDS}",
+        "labels/west/2.png is missing",
+    ]
+
+
+# --- lists ---------------------------------------------------------------------------------------
+
+
+def test_lists_may_name_paths_files_and_labels(root):
+    write(root / "elsewhere/mine.png", np.zeros((3, 4), np.uint8))
+    lines = ["photos/west/0.jpg", f"{root}/photos/east/1.jpg", "west/2.jpg", "./photos/west/4.jpg"]
+    lines += ["photos/east/3.jpg elsewhere/mine.png", "east/5,labels/east/5.png"]
+    (root / "train.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    (root / "val.txt").write_text("east/7\n")
+    dataset = build(root, split={"train": "train.txt", "val": "val.txt"})
+    assert dataset.problems == []
+    found = {pair.id: pair for pair in dataset.pairs(Path())["train"]}
+    assert sorted(found) == ["east/1", "east/3", "east/5", "west/0", "west/2", "west/4"]
+    assert found["east/3"].label == root / "elsewhere/mine.png"
+    assert found["east/5"].label == root / "labels/east/5.png"
+
+
+def test_a_list_of_stems_with_blanks_in_them(root):
+    for name in ("one tree", "two trees"):
+        write(root / f"photos/{name}.jpg", np.zeros((3, 4, 3), np.uint8))
+        write(root / f"labels/{name}.png", np.zeros((3, 4), np.uint8))
+    (root / "train.txt").write_text("one tree\nphotos/two trees.jpg\n")
+    (root / "val.txt").write_text("west/0\n")
+    dataset = build(root, split={"train": "train.txt", "val": "val.txt"})
+    assert ids(dataset)["train"] == ["one tree", "two trees"]
+
+
+def test_a_list_that_is_no_utf8_or_empty_is_refused(root):
+    (root / "a.txt").write_bytes("west/\xe9\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"a\.txt: byte 5 is no UTF-8"):
         build(root, split={"train": "a.txt", "val": "a.txt"})
     (root / "a.txt").write_text("\n")
     with pytest.raises(InputError, match=r"a\.txt is missing or empty"):
         build(root, split={"train": "a.txt", "val": "a.txt"})
 
 
-def test_two_images_of_one_stem_are_refused(root):
-    write(root / "photos/west/0.png", np.zeros((2, 2, 3), np.uint8))
-    with pytest.raises(InputError, match=r"0\.jpg and .*0\.png share a stem"):
-        build(root, images="photos/{stem}.*")
+# --- where files lie -----------------------------------------------------------------------------
+
+
+def test_hidden_folders_are_passed_over_and_links_followed(root, tmp_path):
+    for number, place in enumerate((".thumbs", "west/.ipynb_checkpoints")):
+        write(root / f"photos/{place}/{number}.jpg", np.zeros((3, 4, 3), np.uint8))
+    write(root / "camera/a/8.jpg", np.zeros((3, 4, 3), np.uint8))
+    write(root / "labels/north/a/8.png", np.zeros((3, 4), np.uint8))
+    (root / "photos/north").symlink_to(root / "camera")
+    (root / "photos/again").symlink_to(root / "photos/west")
+    (root / "photos/loop").symlink_to(root / "photos")
+    (root / "camera/loop").symlink_to("loop")
+    dataset = build(root)
+    stems = {stem for part in ids(dataset).values() for stem in part}
+    assert len(stems) == 11
+    assert "north/a/8" in stems
+    assert dataset.problems == []
+
+
+def test_a_link_to_nothing_is_a_problem(root):
+    (root / "photos/west/gone.jpg").symlink_to(root / "nowhere.jpg")
+    (root / "photos/west/loop.jpg").symlink_to("loop.jpg")
+    assert told(build(root))[1:] == [
+        f"{root}/photos/west/{name}.jpg is a link to nothing; mend it, or remove it"
+        for name in ("gone", "loop")
+    ]
+
+
+def test_a_folder_that_cannot_be_read_is_a_problem(root, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("photos/east"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    dataset = build(root)
+    assert dataset.problems == [f"{root}/photos/east cannot be read: Permission denied; mend it"]
+    assert sum(dataset.split_sizes.values()) == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_a_name_that_is_no_utf8_is_a_problem(root):
+    os.rename(root / "photos/west/0.jpg", os.fsencode(root / "photos/west") + b"/\xe9.jpg")
+    (root / "labels/west/0.png").unlink()
+    (line,) = told(build(root))[1:]
+    assert line == rf"{root}/photos/west/\xe9.jpg has a name that is no UTF-8; rename it"
+
+
+def test_what_is_left_out_is_told(root):
+    for number in range(3):
+        write(root / f"photos/west/IMG{number}.JPG", np.zeros((3, 4, 3), np.uint8))
+    write(root / "photos/a.bmp", np.zeros((3, 4, 3), np.uint8))
+    (root / "photos/Thumbs.db").write_bytes(b"")
+    write(root / "labels/lost.png", np.zeros((3, 4), np.uint8))
+    notes = build(root).notes(Path("nowhere"))
+    assert notes == [
+        f"4 files below {root}/photos fit no pattern of images (.JPG 3, .bmp 1)",
+        f"1 labels belong to no image (first: {root}/labels/lost.png)",
+    ]
+    (root / "photos/a.jpg").write_bytes(b"")
+    assert told(build(root))[-2:] == [f"beside that: {note}" for note in notes]
+
+
+def test_labels_beside_images_and_unlisted_images_are_not_left_out(root):
+    for path in sorted((root / "labels").rglob("*.png")):
+        path.rename(root / "photos" / path.relative_to(root / "labels"))
+    (root / "train.txt").write_text("west/0\n")
+    (root / "val.txt").write_text("east/1\n")
+    split = {"train": "train.txt", "val": "val.txt"}
+    assert build(root, labels="photos/{stem}.png", split=split).notes(Path()) == []
+    with pytest.raises(InputError, match=r"no file fits .*correct the pattern; 20 files below"):
+        build(root, images="photos/{stem}.webp", labels="photos/{stem}.png")

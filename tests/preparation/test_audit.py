@@ -54,7 +54,9 @@ def test_manifest_merges_shards_by_hand_values():
         part_of("c", 0, [], {}, problems=[["y", "y.png is missing"]]),
     ]
     table = DatasetTable(options={"unknown_colour": "ignore"}, max_side=99, skip_bad=2)
-    manifest = build_manifest("toy", CLASSES, "CC0", table, {"val": parts})
+    same, notes = [[("val", "x"), ("val", "y")]], ["9 files fit no pattern"]
+    manifest = build_manifest("toy", CLASSES, "CC0", table, {"val": parts}, same, notes)
+    assert manifest["same_pictures"]["within_splits"] == 1
     assert manifest["options"] == {"unknown_colour": "ignore"}
     treatment = {"max_side": 99, "image_format": "keep", "tile": None, "skip_bad": 2}
     assert manifest["treatment"] == treatment
@@ -80,6 +82,9 @@ def test_manifest_merges_shards_by_hand_values():
     assert entry["class_weights"]["median_frequency"] == [1.0, 1.0]
     assert described(manifest) == [
         "val: 3 images; 50.00 % not labelled; 1 without any label (first: u)",
+        "1 picture(s) stand more than once within splits",
+        "  the same picture: val/x, val/y",
+        "9 files fit no pattern",
         "left out val/x: x.png is missing",
         "left out val/y: y.png is missing",
     ]

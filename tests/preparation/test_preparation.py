@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from segcore import errors
 from segcore.datasets import build_dataset
 from segcore.datasets.folder import Folder
 from segcore.errors import InputError
-from segcore.preparation import Survey, images, prepare, processes, tasks
+from segcore.preparation import Survey, images, pairs, prepare, processes, tasks
 from segcore.preparation import survey as preparation
 from segcore.shards import Manifest, ShardReader
 from segcore.tables import DatasetTable
@@ -710,7 +711,11 @@ def test_bad_samples_are_left_out_where_that_is_allowed(raw, tmp_path):
     manifest = manifest_of(tmp_path)
     assert manifest["treatment"]["skip_bad"] == 2
     assert manifest["skipped"] == [
-        {"split": "train", "id": "03", "reason": "train/03.jpg (0 bytes) is no image"},
+        {
+            "split": "train",
+            "id": "03",
+            "reason": f"train/03.jpg (0 bytes) is no image; {pairs.KINDS}",
+        },
         {"split": "val", "id": "11", "reason": "val/11.png is missing"},
     ]
     assert [entry["images"] for entry in manifest["splits"].values()] == [8, 3]
@@ -741,10 +746,11 @@ def whole_of(dataset: Folder, raw: Path, folder: Path) -> tuple[str, Folder, Pat
     return "toy", dataset, raw, folder / "out", folder / "work"
 
 
-def test_a_full_disk_is_told(raw, tmp_path):
+def test_a_full_disk_is_told(raw, tmp_path, monkeypatch):
     work = tmp_path / "work"
     work.mkdir()
-    aside = work / f".train-00001-of-00003.parquet.{os.getpid()}.part"
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "0" * 2 * count)
+    aside = work / ".train-00001-of-00003.parquet.00000000.part"
     aside.symlink_to("/dev/full")
     said = f"no space left below {work}; make room and run it again; what is complete is kept"
     with pytest.raises(InputError, match=re.escape(said)):
@@ -801,3 +807,41 @@ def test_pictures_are_drawn_before_the_folder_takes_its_place(raw, tmp_path):
         "train-00000-of-00001.parquet",
         "val-00000-of-00001.parquet",
     ]
+
+
+def test_a_shard_with_a_sample_left_out_is_not_written_again(raw, tmp_path, monkeypatch):
+    def die(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    dataset = dataset_of(raw)
+    (raw / "train/03.jpg").write_bytes(b"")
+    table, given = DatasetTable(images_per_shard=4, skip_bad=1), whole_of(dataset, raw, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        list(prepare(*given, table, illustrate=die))
+    written, write = list[str](), tasks.write_shard
+    monkeypatch.setattr(
+        tasks, "write_shard", lambda path, *rest: written.append(path.name) or write(path, *rest)
+    )
+    list(prepare(*given, table))
+    assert written == []
+    assert [bad["id"] for bad in manifest_of(tmp_path)["skipped"]] == ["03"]
+
+
+def test_a_file_that_may_be_read_now_is_read_again(raw, tmp_path):
+    (task, *_) = surveyed(dataset_of(raw), tmp_path, images_per_shard=4).tasks
+    before = task.source()
+    (raw / "train/00.jpg").chmod(0o600)
+    assert task.source() != before
+
+
+def test_the_decoder_of_training_is_part_of_what_a_shard_means():
+    library = Path(preparation.__file__).parents[1]
+    read = {path.name for part in preparation.READS_LABELS for path in library.glob(part)}
+    assert {"decoding.py", "image_files.py", "pairs.py", "shards.py"} <= read
+
+
+def test_the_same_pictures_are_looked_for_once(raw, tmp_path, monkeypatch):
+    calls, find = list[int](), preparation.same_pictures
+    monkeypatch.setattr(preparation, "same_pictures", lambda parts: calls.append(1) or find(parts))
+    prepared(dataset_of(raw), tmp_path)
+    assert calls == [1]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segcore.preparation import treatment
 from segcore.preparation.images import Picture, encoded
 from segcore.preparation.treatment import Stored, shrunk, spans, treated
-from segcore.tables import DatasetTable, Treatment
+from segcore.tables import DatasetTable, Tile, Treatment
 from segcore.types import IGNORE
 
 
@@ -142,3 +143,26 @@ def test_impossible_treatment_is_refused():
     for keys in ({"max_side": 0}, {"image_format": "png"}, {"skip_bad": -1}):
         with pytest.raises(ValueError, match=next(iter(keys))):
             DatasetTable.model_validate(keys)
+
+
+def test_tiles_are_made_one_by_one(monkeypatch):
+    made = list[str]()
+    record = treatment.Record
+    monkeypatch.setattr(treatment, "Record", lambda *row: made.append(row[0]) or record(*row))
+    parts = treated("s", *sample(10, 50), Treatment(tile=Tile(size=(20, 20))))
+    assert made == []
+    assert next(parts).record.id == "s@0-0"
+    assert made == ["s@0-0"]
+
+
+def test_a_tile_needs_no_memory_but_its_own(monkeypatch):
+    """Label maps as large as the image, one per tile, would make large images take for ever."""
+    sizes = list[int]()
+    full = np.full
+    monkeypatch.setattr(
+        treatment.np,
+        "full",
+        lambda shape, *rest: sizes.append(np.prod(shape)) or full(shape, *rest),
+    )
+    assert len(all_of(*sample(40, 50), tile={"size": [20, 20]})) == 6
+    assert sizes == [400] * 6
