@@ -6,16 +6,24 @@ own.
 """
 
 import asyncio
-import json
-import logging
 from collections.abc import Awaitable, Callable
 
-from pipelines.admission import Message, Receive, RefusedError, check_body, check_kind, read
+from pipelines.admission import (
+    MOST_BYTES,
+    Message,
+    Receive,
+    RefusedError,
+    check_body,
+    check_kind,
+    read,
+)
+from pipelines.answers import Answer, Application, Send, answered, give, refused
 
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Message, Receive, Send], Awaitable[None]]
-
-LONGEST_MESSAGE = 500
+MOST_WAITING = 16
+"""Requests that have arrived and are not computed yet."""
+MOST_HELD = 1 << 29
+"""Bytes of all requests that arrive and of all answers that are taken, at a time."""
+BUSY = 503, "too many requests at a time; ask again later"
 
 
 def build() -> "Door":
@@ -26,69 +34,61 @@ def build() -> "Door":
 
 
 class Door:
-    """Lets one request in at a time: what a request needs in memory is then needed once."""
+    """Lets one request in at a time: what a request needs in memory is then needed once.
+
+    Whoever sends or takes slowly does so outside, and keeps nobody waiting.
+    """
 
     def __init__(self, application: Application) -> None:
         self.application = application
         self.inside = asyncio.Semaphore(1)
+        self.waiting = 0
+        self.held = dict[object, int]()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.application(scope, receive, send)
             return
+        request = object()
+        try:
+            answer = await self._answer(scope, self._held(request, receive))
+            self.held[request] = len(answer.body)
+            await give(send, answer)
+        finally:
+            self.held.pop(request, None)
+
+    def _held(self, request: object, receive: Receive) -> Receive:
+        """Refuses what arrives when all requests together would take too much memory."""
+
+        async def next_message() -> Message:
+            message = await receive()
+            size = self.held.get(request, 0) + len(message.get("body", b""))
+            self.held[request] = min(size, MOST_BYTES)  # of a longer one nothing is kept
+            if sum(self.held.values()) > MOST_HELD:
+                raise RefusedError(*BUSY)
+            return message
+
+        return next_message
+
+    async def _answer(self, scope: Message, receive: Receive) -> Answer:
         headers = dict(scope["headers"])
         try:
             check_kind(headers)
             body = await read(headers, receive)
-            async with self.inside:
-                await asyncio.to_thread(check_body, body)
-                await self.application(scope, replayed(body, receive), shortened(send))
+            return await self._in_turn(lambda: self._inside(scope, body, receive))
         except RefusedError as refusal:
-            await say(send, *refusal.args)
+            return refused(*refusal.args)
 
+    async def _in_turn(self, action: Callable[[], Awaitable[Answer]]) -> Answer:
+        if self.waiting >= MOST_WAITING:
+            raise RefusedError(*BUSY)
+        self.waiting += 1
+        try:
+            async with self.inside:
+                return await action()
+        finally:
+            self.waiting -= 1
 
-def replayed(body: bytes, receive: Receive) -> Receive:
-    """Gives the body, then what comes after it."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def next_message() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return next_message
-
-
-def shortened(send: Send) -> Send:
-    """Answers pass as they are; of a refusal only what it says of the cause."""
-    status, told = 200, bytearray()
-
-    async def pass_on(message: Message) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start":
-            status = message["status"]
-        if status < 400:
-            await send(message)
-        elif message["type"] == "http.response.body":
-            told.extend(message.get("body", b""))
-            if not message.get("more_body"):
-                await say(send, status, cause_of(bytes(told)))
-
-    return pass_on
-
-
-def cause_of(told: bytes) -> str:
-    """The end of MLflow's message, which begins with the input; a traceback goes into the log."""
-    try:
-        values = json.loads(told)
-    except ValueError:
-        return told[:LONGEST_MESSAGE].decode(errors="replace")
-    if trace := values.get("stack_trace"):
-        logging.getLogger("uvicorn.error").error("%s", trace)
-    message = str(values.get("message") or values.get("detail"))
-    return message.rpartition("Error: ")[2][:LONGEST_MESSAGE]
-
-
-async def say(send: Send, status: int, message: str) -> None:
-    body = json.dumps({"error": message}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    async def _inside(self, scope: Message, body: bytes, receive: Receive) -> Answer:
+        await asyncio.to_thread(check_body, body)
+        return await answered(self.application, scope, body, receive)

@@ -14,10 +14,11 @@ from pipelines.stage import run_safely
 from pipelines.tracking import open_store
 from segcore.errors import InputError
 
-CONNECTIONS = 16
-"""At a time; the server answers others with status 503."""
 LARGEST_PIXELS = 1 << 26
 """That OpenCV decodes, whatever a header said before."""
+SECONDS = 24 * 60 * 60
+"""That MLflow lets a request take. After them it would answer, but go on to compute: the next
+request would be let in beside it."""
 
 
 def main() -> None:
@@ -38,10 +39,11 @@ def serve(model: str, host: str, port: int) -> None:
     sys.stdout.flush()
     application = [sys.executable, "-m", "uvicorn", "--factory", "pipelines.door:build"]
     address = ["--host", host, "--port", str(port), "--log-level", "warning"]
-    limits = ["--limit-concurrency", str(CONNECTIONS), "--no-proxy-headers"]
+    limits = ["--http", "pipelines.patience:Patient", "--ws", "none", "--no-proxy-headers"]
     environment = os.environ | {
         "__pyfunc_model_path__": str(package),
         "OPENCV_IO_MAX_IMAGE_PIXELS": str(LARGEST_PIXELS),
+        "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": str(SECONDS),
         "MLFLOW_DISABLE_SCHEMA_DETAILS": "true",  # they hold the whole input
     }
     # A fresh process: the code that the model was trained with travels with it, and no other copy

@@ -8,8 +8,8 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
-from pipelines import admission
-from pipelines.door import Door, cause_of
+from pipelines import admission, door, patience
+from pipelines import serve as serve_module
+from pipelines.answers import cause_of
+from pipelines.door import Door
+from pipelines.patience import Patient
 from pipelines.registration import register
 from pipelines.serve import serve
 from pipelines.tracking import open_store
@@ -68,6 +73,7 @@ def ask(
         sent.append(message)
 
     asyncio.run(Door(echo)(scope, receive, send))
+    assert [message.get("more_body", False) for message in sent[1:]] == [True, False]
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
 
 
@@ -142,6 +148,172 @@ def test_a_refusal_says_the_cause_and_neither_the_input_nor_a_traceback():
     assert cause_of(json.dumps(answered).encode()) == "it has no file"
     assert cause_of(b'{"detail": "Not Found"}') == "Not Found"
     assert cause_of(b"Internal Server Error") == "Internal Server Error"
+
+
+class Client:
+    """Asks a door for the answer to ``{}``, and takes it only when it is let."""
+
+    def __init__(self, keeper: Door) -> None:
+        self.statuses, self.takes = list[int](), asyncio.Event()
+        self.reading = asyncio.Event()
+        scope = {"type": "http", "method": "POST", "path": "200", "headers": [*JSON.items()]}
+        self.task = asyncio.ensure_future(keeper(scope, self._receive, self._send))
+
+    async def _receive(self) -> Any:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def _send(self, message: Any) -> None:
+        self.statuses += [message["status"]] if "status" in message else []
+        self.reading.set()
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            await self.takes.wait()
+
+
+def test_who_takes_an_answer_slowly_keeps_nobody_waiting():
+    async def ask_twice() -> None:
+        keeper = Door(echo)
+        slow, quick = Client(keeper), Client(keeper)
+        await slow.reading.wait()
+        quick.takes.set()
+        await asyncio.wait_for(quick.task, 20)
+        assert (quick.statuses, slow.task.done()) == ([200], False)
+        assert list(keeper.held.values()) == [2]
+        slow.takes.set()
+        await slow.task
+        assert (keeper.held, keeper.waiting) == ({}, 0)
+
+    asyncio.run(ask_twice())
+
+
+def test_more_requests_than_may_wait_are_refused_at_once():
+    async def ask_often() -> None:
+        inside = asyncio.Event()
+
+        async def slowly(scope: Any, receive: Any, send: Any) -> None:
+            await inside.wait()
+            await echo(scope, receive, send)
+
+        keeper = Door(slowly)
+        clients = [Client(keeper) for _ in range(door.MOST_WAITING + 3)]
+        for client in clients:
+            client.takes.set()
+        await asyncio.wait([client.task for client in clients], return_when="FIRST_COMPLETED")
+        await asyncio.sleep(0)
+        inside.set()
+        await asyncio.gather(*(client.task for client in clients))
+        statuses = [client.statuses for client in clients]
+        assert statuses == [[200]] * door.MOST_WAITING + [[503]] * 3
+        assert (keeper.held, keeper.waiting) == ({}, 0)
+
+    asyncio.run(ask_often())
+
+
+def test_bodies_that_would_fill_the_memory_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(door, "MOST_HELD", 8)
+    assert ask([b'{"a":', b"10}"]) == (200, b'{"a":10}')
+    status, body = ask([b'{"a":', b"100}"])
+    assert status == 503
+    assert json.loads(body) == {"error": "too many requests at a time; ask again later"}
+
+
+def test_an_application_that_fails_is_answered_in_json():
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        raise ValueError("secret")
+
+    async def ask_it() -> Client:
+        client = Client(Door(broken))
+        client.takes.set()
+        await client.task
+        return client
+
+    assert asyncio.run(ask_it()).statuses == [500]
+
+
+# --- connections ---------------------------------------------------------------------------------
+
+HEAD = b"POST /200 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+
+
+@asynccontextmanager
+async def listening(application: Any) -> AsyncIterator[int]:
+    """The port of a server whose connections are patient ones."""
+    config = Config(application, ws="none", lifespan="off", log_level="critical")
+    config.load()
+    state = ServerState()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Patient(config, state, {}), "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def in_time(action: Awaitable[None]) -> None:
+    async def run() -> None:
+        await asyncio.wait_for(action, 60)
+
+    asyncio.run(run())
+
+
+async def slow_echo(scope: Any, receive: Any, send: Any) -> None:
+    await asyncio.sleep(1)
+    await echo(scope | {"path": "200"}, receive, send)
+
+
+@pytest.mark.parametrize("begun", [b"", HEAD, HEAD + b"\r\n{}"])
+def test_a_connection_on_which_nobody_asks_is_cut(monkeypatch: pytest.MonkeyPatch, begun: bytes):
+    """It may be new, in the midst of a head, or one that was answered."""
+    monkeypatch.setattr(patience, "SECONDS_TO_ASK", 0.3)
+
+    async def ask_nothing() -> None:
+        async with listening(Door(slow_echo)) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(begun)
+            answer = await reader.read()  # to the end
+            assert answer.startswith(b"HTTP/1.1 200 OK") == begun.endswith(b"{}")
+            writer.close()
+            await writer.wait_closed()
+
+    in_time(ask_nothing())
+
+
+def test_a_head_that_trickles_in_gets_no_more_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(patience, "SECONDS_TO_ASK", 0.2)
+
+    async def trickle() -> None:
+        async with listening(Door(echo)) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            end = asyncio.ensure_future(reader.read())
+            while not end.done():
+                writer.write(b"P")
+                await asyncio.sleep(0.02)
+            writer.close()
+            with suppress(ConnectionError):
+                assert await end == b""
+                await writer.wait_closed()
+
+    in_time(trickle())
+
+
+def test_an_answer_that_nobody_takes_is_let_go(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(patience, "SECONDS_TO_TAKE", 1.0)
+    keeper = Door(large)
+
+    async def take_nothing() -> None:
+        async with listening(keeper) as port:
+            plug = socket.create_connection(("127.0.0.1", port))
+            plug.sendall(HEAD + b"\r\n{}")
+            await asyncio.to_thread(plug.recv, 1, socket.MSG_PEEK)
+            assert list(keeper.held.values()) == [64 << 20]
+            while keeper.held:
+                await asyncio.sleep(0.02)
+            plug.close()
+
+    in_time(take_nothing())
+
+
+async def large(scope: Any, receive: Any, send: Any) -> None:
+    """More than the buffers of two sockets."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": bytes(64 << 20)})
 
 
 # --- the server ----------------------------------------------------------------------------------
@@ -272,6 +444,37 @@ def test_hostile_requests_are_refused_and_the_server_goes_on(port: int):
         assert len(json.dumps(answered)) < 700
     assert get(port, "/ping") == 200
     assert get(port, "/etc/passwd") == 404
+
+
+@pytest.mark.cluster
+def test_idle_connections_and_slow_readers_keep_nobody_waiting(port: int):
+    """More of them than requests may wait; what one does not read is more than buffers hold."""
+    noise = np.random.default_rng(1).integers(0, 256, (1600, 1600, 3), np.uint8)
+    body = json.dumps({"inputs": [{"image": encoded(noise)}]}).encode()
+    head = HEAD.replace(b"/200", b"/invocations").replace(b": 2\r\n", b": %d\r\n" % len(body))
+    with ExitStack() as sockets:
+        for _ in range(20):
+            idle = sockets.enter_context(socket.create_connection(("127.0.0.1", port)))
+            idle.sendall(b"POST /invoc")
+        slow = sockets.enter_context(socket.socket())
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(120)
+        slow.connect(("127.0.0.1", port))
+        slow.sendall(head + b"\r\n" + body)
+        assert slow.recv(12) == b"HTTP/1.1 200"
+        for _ in range(3):
+            assert post(port, {"inputs": [{"image": encoded(PIXELS)}]})[0] == 200
+
+
+@pytest.mark.cluster
+def test_what_the_server_is_started_with(root: Path, monkeypatch: pytest.MonkeyPatch):
+    became = list[Any]()
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(serve_module.os, "execve", lambda *given: became.append(given))
+    serve(NAME, "127.0.0.1", 0)
+    ((_, command, environment),) = became
+    assert command[command.index("--http") + 1] == "pipelines.patience:Patient"
+    assert int(environment["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"]) == 24 * 60 * 60
 
 
 @pytest.mark.cluster
