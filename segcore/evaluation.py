@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segcore.boundaries import boundary_counts, boundary_f
 from segcore.distributed import total
 from segcore.errors import InputError
-from segcore.inference import predict_labels, resized_sides
+from segcore.inference import predict_labels
 from segcore.intervals import Interval, interval, mean_interval
 from segcore.metrics import (
     FIGURES,
@@ -23,10 +23,11 @@ from segcore.metrics import (
     mean_iou,
     or_none,
 )
-from segcore.pixels import resize_image, resize_labels
-from segcore.shards import ShardReader
-from segcore.tables import TestTime
-from segcore.types import Batch, Sample
+from segcore.sliding import smaller_windows
+from segcore.types import Batch
+
+Predict = Callable[[nn.Module, Tensor], Tensor]
+"""A network's labels for images."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class ImageResult:
     predicted: Tensor
     labels: Tensor
     confusion: Int[Tensor, "k k"]
+    in_other_windows: bool = False
+    """Whether memory ran short, so that it was seen by another protocol."""
 
     @property
     def miou(self) -> float:
@@ -47,7 +50,7 @@ def evaluate_images(
     network: nn.Module,
     batches: Iterable[Batch],
     num_classes: int,
-    predict: Callable[[nn.Module, Tensor], Tensor] = predict_labels,
+    predict: Predict = predict_labels,
 ) -> Iterator[ImageResult]:
     """Predicts every image, one result at a time, so memory does not grow with the set.
 
@@ -58,20 +61,26 @@ def evaluate_images(
     try:
         for batch in batches:
             try:
-                predicted = predict(network, batch.images).cpu()
+                with smaller_windows() as others:
+                    predicted = predict(network, batch.images).cpu()
             except InputError as error:
                 raise InputError(f"image {', '.join(batch.ids)}: {error}") from None
             for name, labels, found in zip(batch.ids, batch.labels, predicted, strict=True):
                 matrix = confusion_matrix(labels, found, num_classes)
-                yield ImageResult(name, found, labels, matrix)
+                yield ImageResult(name, found, labels, matrix, bool(others))
     finally:
         network.train(training)
 
 
-def evaluate(network: nn.Module, batches: Iterable[Batch], num_classes: int) -> Scores:
+def evaluate(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    num_classes: int,
+    predict: Predict = predict_labels,
+) -> Scores:
     """The scores over all workers; each gives the images of its own slice."""
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    for result in evaluate_images(network, batches, num_classes):
+    for result in evaluate_images(network, batches, num_classes, predict):
         confusion += result.confusion
     device = next(network.parameters()).device
     return Scores(total(confusion.to(device)).cpu().numpy())
@@ -111,9 +120,11 @@ class Tally:
     def __init__(self, num_classes: int) -> None:
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         self.images = list[ImageScores]()
+        self.in_other_windows = 0
 
     def add(self, result: ImageResult) -> None:
         self.confusion += result.confusion
+        self.in_other_windows += result.in_other_windows
         maps = result.labels.numpy(), result.predicted.numpy()
         classes = len(self.confusion)
         counts = counts_of(result.confusion.numpy()).astype(np.int32)
@@ -136,8 +147,10 @@ class Tally:
         trusted = {name: interval([counts], figure) for name, figure in FIGURES.items()}
         trusted["boundary_iou"] = interval([edges], mean_iou)
         trusted["boundary_f"] = mean_interval(edge_f)
+        others = self.in_other_windows
         return {
             "images": len(self.images),
+            **({"seen_in_other_windows": others} if others else {}),
             **self.scores.as_dict(names),
             "boundary_iou": trusted["boundary_iou"].value,
             "boundary_f": trusted["boundary_f"].value,
@@ -148,34 +161,14 @@ class Tally:
 
 
 def merged(parts: Sequence[Tally]) -> Tally:
-    """Of slices rank::ranks, by rank: the same as of all images by one."""
+    """Of ranges of images that follow each other: the same as of all images by one."""
     tally = Tally(len(parts[0].confusion))
     for part in parts:
         tally.confusion += part.confusion
-    longest = max(len(part.images) for part in parts)
-    for number in range(longest):
-        tally.images += [part.images[number] for part in parts if number < len(part.images)]
+        tally.images += part.images
+        tally.in_other_windows += part.in_other_windows
     return tally
 
 
 def _ends(found: Interval) -> list[float]:
     return [found.low, found.high]
-
-
-class CropReader(ShardReader):
-    """The samples of a split, resized and cut to their middle: "val (crop)" in some tables."""
-
-    def __init__(self, folder: str, split: str, how: TestTime) -> None:
-        super().__init__(folder, split)
-        self.how = how
-
-    def __getitem__(self, index: int) -> Sample:
-        name, image, labels = super().__getitem__(index)
-        height, width = labels.shape
-        size = resized_sides((height, width), self.how.resize)
-        image, labels = resize_image(image, size), resize_labels(labels, size)
-        assert self.how.crop
-        tall, wide = self.how.crop
-        top, left = (size[0] - tall) // 2, (size[1] - wide) // 2
-        window = slice(top, top + tall), slice(left, left + wide)
-        return Sample(name, image[:, *window], labels[window].contiguous())

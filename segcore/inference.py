@@ -1,7 +1,6 @@
 """Labels for images of any size, by one look or by many."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -9,9 +8,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from segcore.layers import resize
-from segcore.sliding import Pair, device_of, halved, in_windows, whole
+from segcore.memory import room
+from segcore.sliding import Pair, halved, in_these_windows, in_windows, whole
 from segcore.tables import TestTime
-from segcore.transforms import normalise
+from segcore.types import Images, Prediction
 
 ImageBatch = UInt8[Tensor, "b 3 h w"]
 LabelBatch = UInt8[Tensor, "b h w"]
@@ -44,10 +44,7 @@ def predict_labels(network: nn.Module, images: ImageBatch) -> LabelBatch:
 
     Images that memory does not suffice for are seen through windows, which is told.
     """
-    size = images.shape[-2:]
-    if (scores := whole(network, images)) is not None:
-        return _most_likely(scores, size)
-    return in_windows(network, images, *_halves(images), _labels_of_bands)
+    return _labels(network, images)
 
 
 @torch.inference_mode()
@@ -68,55 +65,93 @@ def predict_labels_over_views(
     factor of ``scales`` (bilinearly, not below one pixel). With ``flip`` each view is also seen
     mirrored, where class i stands for class ``mirror[i]``. A view larger than ``window`` is seen
     through windows. Its scores are enlarged to the images' size before the softmax, as
-    MMSegmentation does; rows in bands, since all classes of all views would not fit.
+    MMSegmentation does.
     """
-    sides, images = images.shape[-2:], images.to(device_of(network))
-    seen = _Look(network, window, stride)
-    if len(scales) == 1 and not flip:
-        view = next(_views(images, size, scales))
-        if window and stride and view.shape[-2:] == sides:
-            return in_windows(network, view, window, stride, _labels_of_bands)
-        return _most_likely(seen(view), sides)
-    turned, looks = list(mirror), list[tuple[Tensor, bool]]()
-    for view in _views(images, size, scales):
-        looks.append((seen(view), False))
-        if flip:
-            looks.append((seen(view.flip(-1)), True))
-    bands = list[Tensor]()
-    for rows in _row_bands(looks[0][0].shape[:2].numel() * sides[1], sides[0]):
-        total = torch.zeros((), device=looks[0][0].device)
-        for scores, mirrored in looks:
-            shares = resized_rows(scores, sides, rows).softmax(dim=1).to(total.device)
-            total = total + (shares.flip(-1)[:, turned] if mirrored else shares)
-        bands.append(total.argmax(1).to(torch.uint8))
-    return torch.cat(bands, dim=1)
+    height, width = images.shape[-2:]
+    base = resized_sides((height, width), size)
+    views = [(max(round(base[0] * each), 1), max(round(base[1] * each), 1)) for each in scales]
+    windows = (window, stride) if window and stride else None
+    if views != [(height, width)] or flip:
+        factors = [(down / height, across / width) for down, across in views]
+        ensemble = Ensemble(network, factors, list(mirror) if flip else None, windows)
+        largest = max(down * across for down, across in factors)
+        # Windows are as large as they are, whatever the image.
+        return _labels(ensemble, images, 0.0 if windows else largest)
+    if windows:
+        return in_windows(network, images, *windows, _labels_of_bands)
+    return _labels(network, images)
 
 
-@dataclass(frozen=True)
-class _Look:
-    """A network's scores of a view: as a whole at its own stride, or in windows at full size."""
-
-    network: nn.Module
-    window: Pair | None
-    stride: Pair | None
-
-    def __call__(self, view: Tensor) -> Float[Tensor, "b k new_h new_w"]:
-        if self.window and self.stride:
-            return in_windows(self.network, view, self.window, self.stride, _scores_of_bands)
-        if (scores := whole(self.network, view)) is not None:
-            return scores
-        return in_windows(self.network, view, *_halves(view), _scores_of_bands)
+def _labels(network: nn.Module, images: ImageBatch, enlargement: float = 1.0) -> LabelBatch:
+    """``enlargement`` is that of ``whole``."""
+    if (scores := whole(network, images, enlargement)) is not None:
+        return _most_likely(scores, images.shape[-2:])
+    return in_windows(network, images, *_halves(images), _labels_of_bands)
 
 
-def _views(
-    images: ImageBatch, size: int | Pair | None, scales: Sequence[float]
-) -> Iterator[Tensor]:
-    """The images at every scale: as they are (uint8) where nothing changes, else normalised."""
-    base = resized_sides(images.shape[-2:], size)
-    for scale in scales:
-        sides = tuple(max(round(side * scale), 1) for side in base)
-        same = sides == tuple(images.shape[-2:])
-        yield images if same else resize(normalise(images), torch.Size(sides))
+class Ensemble(nn.Module):
+    """A network that looks at an image several times: its scores are the class probabilities of
+    all views, added up one view after the other; of a single view the scores themselves.
+
+    Views are ``factors`` (downward, across) times as large as the image; with ``mirror`` each is
+    also seen mirrored, through ``windows`` (size and stride) where they are given. Raises
+    MemoryError where the sums, or a view, do not fit.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        factors: Sequence[tuple[float, float]],
+        mirror: Sequence[int] | None,
+        windows: tuple[Pair, Pair] | None,
+    ) -> None:
+        super().__init__()
+        self.network, self.factors = network, factors
+        self.mirror, self.windows = mirror, windows
+
+    def forward(self, images: Images) -> Prediction:
+        if len(self.factors) == 1 and not self.mirror:
+            return Prediction(self._look(self._view(images, *self.factors[0])))
+        total = torch.zeros(())
+        for view, mirrored in self._views(images):
+            scores = self._look(view)
+            if not total.ndim:
+                total = room((*scores.shape[:2], *images.shape[-2:]), images.device)
+            self._add(scores, mirrored, total)
+        return Prediction(total)
+
+    def _views(self, images: Images) -> Iterator[tuple[Images, bool]]:
+        for factors in self.factors:
+            view = self._view(images, *factors)
+            yield view, False
+            if self.mirror:
+                yield view.flip(-1), True
+
+    def _view(self, images: Images, down: float, across: float) -> Float[Tensor, "b 3 hh ww"]:
+        height, width = images.shape[-2:]
+        size = torch.Size((max(round(height * down), 1), max(round(width * across), 1)))
+        return images if size == images.shape[-2:] else resize(images, size)
+
+    def _look(self, view: Images) -> Float[Tensor, "b k new_h new_w"]:
+        """The scores of a view: as a whole at the network's stride, in windows at full size."""
+        if self.windows is None:
+            return self.network(view).logits.float()
+        joined = partial(_joined, height=view.shape[-2])
+        scores = in_these_windows(self.network, view, *self.windows, joined)
+        if scores is None:
+            raise MemoryError("a view does not fit")
+        return scores
+
+    def _add(
+        self, scores: Float[Tensor, "b k hh ww"], mirrored: bool, total: Float[Tensor, "b k h w"]
+    ) -> None:
+        """In bands of rows: all classes at full size are held once, as the total."""
+        size = total.shape[-2:]
+        for first, end in _row_bands(total[:, :, 0].numel(), size[0]):
+            shares = resized_rows(scores, size, (first, end)).softmax(dim=1).to(total.device)
+            if self.mirror and mirrored:
+                shares = shares.flip(-1)[:, self.mirror]
+            total[:, :, first:end] += shares
 
 
 def resized_sides(sides: Sequence[int], size: int | Pair | None) -> Pair:
@@ -142,8 +177,14 @@ def _labels_of_bands(bands: Iterable[Tensor]) -> LabelBatch:
     return torch.cat([_most_likely(band, band.shape[-2:]) for band in bands], dim=1)
 
 
-def _scores_of_bands(bands: Iterable[Tensor]) -> Float[Tensor, "b k h w"]:
-    return torch.cat([band.clone() for band in bands], dim=2)
+def _joined(bands: Iterable[Tensor], height: int) -> Float[Tensor, "b k h w"]:
+    whole_map, top = torch.zeros(()), 0
+    for band in bands:
+        if not whole_map.ndim:
+            whole_map = room((*band.shape[:2], height, band.shape[3]), band.device)
+        whole_map[:, :, top : top + band.shape[2]] = band
+        top += band.shape[2]
+    return whole_map
 
 
 def _most_likely(scores: Float[Tensor, "b k h w"], size: torch.Size) -> UInt8[Tensor, "b hh ww"]:

@@ -1,4 +1,4 @@
-"""The most memory that something needs while it runs."""
+"""The most memory that something needs while it runs, and how much there is."""
 
 import ctypes
 import gc
@@ -7,11 +7,15 @@ import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-__all__ = ["named_shortage", "peak_memory"]
+__all__ = ["free_memory", "named_shortage", "peak_memory", "room"]
+
+NO_LIMIT = 1 << 62
 
 
 @contextmanager
@@ -95,3 +99,44 @@ def _resident_bytes(field: str) -> int:
 def _highest_resident_bytes() -> int:
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return highest if sys.platform == "darwin" else highest * 1024
+
+
+def room(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Zeros. Raises MemoryError where they do not fit: a system would promise them, and end the
+    process when they are written to."""
+    if 4 * prod(shape) > free_memory(device):
+        raise MemoryError(f"no room for {list(shape)}")
+    return torch.zeros(*shape, device=device)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process can still get there, as far as the system says."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    limits = [_field("/proc/meminfo", "MemAvailable")]
+    for kind, field in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        most = resource.getrlimit(kind)[0]
+        if most != resource.RLIM_INFINITY:
+            limits.append(most - _field("/proc/self/status", field))
+    return max(0, min(*limits, _left_in_group(Path("/sys/fs/cgroup"))))
+
+
+def _left_in_group(group: Path) -> int:
+    """Of the limit of the container, where it has one; files read before give way."""
+    try:
+        most, used = (int((group / f"memory.{kind}").read_text()) for kind in ("max", "current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return most - used + int(stat["inactive_file"])
+    except (OSError, ValueError, KeyError):
+        return NO_LIMIT
+
+
+def _field(file: str, name: str) -> int:
+    """Bytes; no limit where the system does not tell."""
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return NO_LIMIT
+    found = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
+    return int(found[0]) * 1024 if found else NO_LIMIT

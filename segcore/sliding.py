@@ -5,10 +5,11 @@ enlarged to its own size, added up, and divided by how many windows see a pixel.
 """
 
 import logging
-import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from segcore.errors import InputError
 from segcore.layers import resize
-from segcore.memory import peak_memory
+from segcore.memory import free_memory, peak_memory, room
 from segcore.transforms import normalise
 
 T = TypeVar("T")
@@ -32,9 +33,10 @@ SMALLEST = 64
 PROBE = 256
 """Pixels of the side of what is looked at to learn how much memory a network needs."""
 SHORT_OF_MEMORY = ("allocate memory", "bad_alloc")
-NO_LIMIT = 1 << 62
 HEAVY = 4096
 """Bytes per pixel that no network needs for a pass; what fits in spite of them is not measured."""
+
+_smaller: ContextVar[list[Pair]] = ContextVar("smaller")
 
 
 def window_places(length: int, window: int, stride: int) -> list[Pair]:
@@ -56,19 +58,28 @@ def in_windows(
     """What ``read`` makes of the averaged scores, which it gets in bands of rows from above; a
     band holds until the next one is asked for.
 
-    Where memory runs short: again with the sums in main memory, then with windows and stride
-    halved, which is told, since scores then are those of another protocol. Raises InputError
-    where the smallest windows do not fit.
+    Where memory runs short, windows and stride are halved, which is told, since scores then are
+    those of another protocol. Raises InputError where the smallest windows do not fit.
     """
-    home = device_of(network)
-    while True:
+    while (result := in_these_windows(network, view, window, stride, read)) is None:
+        window, stride = halved(view, window), (max(stride[0] // 2, 1), max(stride[1] // 2, 1))
+    return result
+
+
+def in_these_windows(
+    network: nn.Module,
+    view: View,
+    window: Pair,
+    stride: Pair,
+    read: Callable[[Iterator[Float[Tensor, "b k rows w"]]], T],
+) -> T | None:
+    """The same, by this protocol alone: where memory runs short, fewer windows at a time, then
+    sums in main memory, then None. ``read`` may be called twice."""
+    for home in dict.fromkeys((device_of(network), torch.device("cpu"))):
         bands = _bands(network, view, window, stride, home)
         if (result := _unless_short_of_memory(partial(read, bands))) is not None:
             return result
-        if home.type != "cpu":
-            home = torch.device("cpu")
-            continue
-        window, stride = halved(view, window), (max(stride[0] // 2, 1), max(stride[1] // 2, 1))
+    return None
 
 
 def halved(view: View, window: Pair) -> Pair:
@@ -86,12 +97,29 @@ def halved(view: View, window: Pair) -> Pair:
         "windows of %dx%d instead, as another protocol would",
         *(size, height, width, *smaller),
     )
+    if (told := _smaller.get(None)) is not None:
+        told.append(smaller)
     return smaller
 
 
-def whole(network: nn.Module, view: View) -> Float[Tensor, "b k new_h new_w"] | None:
-    """The network's scores at its own stride; None where memory does not suffice."""
-    if not _may_fit(network, view):
+@contextmanager
+def smaller_windows() -> Iterator[list[Pair]]:
+    """Those that images were seen through in the meantime because memory ran short."""
+    token = _smaller.set(told := list[Pair]())
+    try:
+        yield told
+    finally:
+        _smaller.reset(token)
+
+
+def whole(
+    network: nn.Module, view: View, enlargement: float = 1.0
+) -> Float[Tensor, "b k new_h new_w"] | None:
+    """The network's scores at its own stride; None where memory does not suffice.
+
+    ``enlargement`` is how many times the pixels of ``view`` a pass takes at once.
+    """
+    if not _may_fit(network, view, enlargement):
         return None
     return _unless_short_of_memory(partial(_scores, network, view))
 
@@ -117,20 +145,12 @@ def _bands(
     rows = window_places(height, window[0], stride[0])
     columns = window_places(width, window[1], stride[1])
     down, across = (_coverage(*each, home) for each in ((rows, height), (columns, width)))
-    sums, top, batch = torch.zeros(()), 0, 1
+    sums, top, looks = torch.zeros(()), 0, _Looks(network, view)
     for number, (first, last) in enumerate(rows):
-        start = 0
-        while start < len(columns):
-            places = columns[start : start + batch]
-            pieces = [view[:, :, first:last, left:right] for left, right in places]
-            if number == 0 and start == 0:
-                batch, scores = _first(network, pieces[0], len(columns))
-                sums = torch.zeros(*scores.shape[:2], last, width, device=home)
-            else:
-                scores = enlarged(network, torch.cat(pieces))
-            for (left, right), each in zip(places, scores.split(len(view)), strict=True):
-                sums[:, :, :, left:right] += each.to(home)
-            start += len(places)
+        for (left, right), scores in looks.along((first, last), columns):
+            if not sums.ndim:
+                sums = room((*scores.shape[:2], last, width), home)
+            sums[:, :, :, left:right] += scores.to(home)
         end = rows[number + 1][0] if number + 1 < len(rows) else height
         yield sums[:, :, : end - top].div_(down[top:end, None] * across)
         if end < height:
@@ -138,6 +158,37 @@ def _bands(
             sums[:, :, : kept.shape[2]] = kept
             sums[:, :, kept.shape[2] :] = 0
         top = end
+
+
+@dataclass
+class _Looks:
+    """A network's scores of windows: on a GPU of as many at a time as fit, else one by one."""
+
+    network: nn.Module
+    view: View
+    batch: int = 0
+    """Windows at a time; not known before the first one."""
+
+    def along(self, rows: Pair, columns: Sequence[Pair]) -> Iterator[tuple[Pair, Tensor]]:
+        ahead = columns
+        while ahead:
+            places = ahead[: self.batch or 1]
+            pieces = [self.view[:, :, slice(*rows), slice(*each)] for each in places]
+            scores = self._scores(torch.cat(pieces), len(columns))
+            if scores is not None:
+                yield from zip(places, scores.split(len(self.view)), strict=True)
+                ahead = ahead[len(places) :]
+
+    def _scores(self, pieces: View, most: int) -> Tensor | None:
+        """None where so many windows do not fit; the next time there are fewer."""
+        if not self.batch:
+            self.batch, scores = _first(self.network, pieces, most)
+        elif self.batch == 1:
+            scores = enlarged(self.network, pieces)
+        else:
+            scores = _unless_short_of_memory(partial(enlarged, self.network, pieces))
+            self.batch = self.batch if scores is not None else self.batch // 2
+        return scores
 
 
 def _first(network: nn.Module, piece: View, most: int) -> tuple[int, Tensor]:
@@ -177,47 +228,14 @@ def device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
 
 
-def _may_fit(network: nn.Module, view: View) -> bool:
+def _may_fit(network: nn.Module, view: View, enlargement: float) -> bool:
     """Whether one pass over ``view`` has a chance. A GPU says when its memory is full, but a
     system may end a process that takes too much; so where that is near a part is measured."""
     device, pixels = device_of(network), view.shape[0] * view.shape[-2] * view.shape[-1]
     free = free_memory(device)
-    light = pixels * HEAVY <= free or min(view.shape[-2:]) <= PROBE
+    light = enlargement * pixels * HEAVY <= free or min(view.shape[-2:]) <= PROBE
     if device.type == "cuda" or light:
         return True
     part = view[:, :, :PROBE, :PROBE]
     need = peak_memory(lambda: _scores(network, part), device)
     return need * pixels <= free * part.shape[0] * PROBE**2
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that this process can still get there, as far as the system says."""
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    limits = [_field("/proc/meminfo", "MemAvailable")]
-    for kind, field in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
-        most = resource.getrlimit(kind)[0]
-        if most != resource.RLIM_INFINITY:
-            limits.append(most - _field("/proc/self/status", field))
-    return max(0, min(*limits, _left_in_group(Path("/sys/fs/cgroup"))))
-
-
-def _left_in_group(group: Path) -> int:
-    """Of the limit of the container, where it has one; files read before give way."""
-    try:
-        most, used = (int((group / f"memory.{kind}").read_text()) for kind in ("max", "current"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return most - used + int(stat["inactive_file"])
-    except (OSError, ValueError, KeyError):
-        return NO_LIMIT
-
-
-def _field(file: str, name: str) -> int:
-    """Bytes; no limit where the system does not tell."""
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return NO_LIMIT
-    found = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
-    return int(found[0]) * 1024 if found else NO_LIMIT

@@ -142,6 +142,11 @@ class TestTime(Table):
                 raise ValueError(f"crop {list(self.crop)} does not fit into resize {self.resize}")
         return self
 
+    def single(self) -> "TestTime":
+        """One look at the whole image, as validation in training, ``predict`` and a server have
+        it: resized and through windows as here, at one scale and not mirrored."""
+        return TestTime(resize=self.resize, window=self.window, stride=self.stride)
+
 
 Metric = Literal["miou", "pixel_accuracy", "mean_of_both"]
 Percent = Annotated[float, Ge(0), Le(100)]

@@ -1,8 +1,8 @@
 """What a row's network is taught: its dataset's labels, or for SegFix what follows from them."""
 
 import inspect
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -15,9 +15,10 @@ from segcore.shards import ShardReader
 from segcore.tables import Options
 from segcore.types import ClassTable, Sample
 
-__all__ = ["RelabelledReader", "classes_of", "criterion_of", "reader_of", "relabelling"]
+__all__ = ["ChangedReader", "classes_of", "criterion_of", "reader_of", "relabelling"]
 
 Relabelling = Callable[[UInt8[Tensor, "h w"]], UInt8[Tensor, "h w"]]
+Change = Callable[[Sample], Sample]
 
 SEGFIX = "segfix"
 UNREAD = ("loss", "dice_weight", "lovasz_weight", "class_weights")
@@ -58,22 +59,27 @@ def criterion_of(run: Run) -> Criterion | None:
     return build_move_criterion(**_options_of(build_move_criterion, run))
 
 
-def reader_of(run: Run, shards: str, split: str) -> ShardReader:
-    """The samples of a split, labelled as the row's network is scored."""
-    relabel = relabelling(run)
-    return RelabelledReader(shards, split, relabel) if relabel else ShardReader(shards, split)
+def reader_of(run: Run, shards: str, split: str, *changes: Change) -> ShardReader:
+    """The samples of a split after ``changes``, labelled as the row's network is scored."""
+    if relabel := relabelling(run):
+        changes += (partial(_relabelled, relabel),)  # of what is left, as in training
+    return ChangedReader(shards, split, changes)
 
 
-class RelabelledReader(ShardReader):
-    """A reader that makes other labels of those of a split."""
+class ChangedReader(ShardReader):
+    """The samples of a split after ``changes``, one after the other."""
 
-    def __init__(self, folder: str, split: str, relabel: Relabelling) -> None:
+    def __init__(self, folder: str, split: str, changes: Sequence[Change]) -> None:
         super().__init__(folder, split)
-        self.relabel = relabel
+        self.changes = changes
 
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)
-        return sample._replace(labels=self.relabel(sample.labels))
+        return reduce(lambda changed, change: change(changed), self.changes, sample)
+
+
+def _relabelled(relabel: Relabelling, sample: Sample) -> Sample:
+    return sample._replace(labels=relabel(sample.labels))
 
 
 def _options_of(function: Callable[..., object], run: Run) -> Options:

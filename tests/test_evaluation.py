@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch import nn
 
+from segcore import sliding
 from segcore.batches import evaluation_batches
 from segcore.distributed import rank, world_size
-from segcore.evaluation import Tally, evaluate, evaluate_images
-from segcore.inference import predict_labels
+from segcore.evaluation import Tally, evaluate, evaluate_images, merged
+from segcore.inference import predict_labels, predictor
 from segcore.memory import peak_memory
 from segcore.shards import ShardReader
+from segcore.tables import TestTime
 from segcore.types import IGNORE, Batch, Prediction
 from tests.workers import run_workers
 
@@ -60,6 +62,34 @@ def test_images_of_different_sizes():
     scores = evaluate(network, batches, 4)
     np.testing.assert_array_equal(scores.confusion, sum(matrices))
     assert scores.confusion.any(axis=1).tolist() == [True, True, False, True]
+
+
+def test_a_protocol_is_that_of_the_scores_too():
+    network, batches = Pointwise().eval(), images_of_three_sizes()
+    predict = predictor(TestTime(resize=11), range(4))
+    scores = evaluate(network, batches, 4, predict)
+    expected = [counted(batch.labels[0], predict(network, batch.images)[0]) for batch in batches]
+    np.testing.assert_array_equal(scores.confusion, sum(expected))
+    assert not np.array_equal(scores.confusion, evaluate(network, batches, 4).confusion)
+
+
+def test_images_that_memory_was_short_for_are_counted(monkeypatch):
+    class Greedy(Pointwise):
+        def forward(self, images):
+            if images.shape[-2] * images.shape[-1] > 50:
+                raise MemoryError
+            return super().forward(images)
+
+    monkeypatch.setattr(sliding, "SMALLEST", 2)
+    tally, plain = Tally(4), Tally(4)
+    for result in evaluate_images(Greedy(), images_of_three_sizes(), 4):
+        tally.add(result)  # of 5x9, 16x4 and 7x7 pixels
+    for result in evaluate_images(Pointwise(), images_of_three_sizes(), 4):
+        plain.add(result)
+    names = ("a", "b", "c", "d")
+    assert tally.as_dict(names)["seen_in_other_windows"] == 1
+    assert merged([tally, plain, tally]).as_dict(names)["seen_in_other_windows"] == 2
+    assert "seen_in_other_windows" not in plain.as_dict(names)
 
 
 @pytest.mark.parametrize("training", [True, False])

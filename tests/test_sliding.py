@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segcore import sliding
+from segcore import memory, sliding
 from segcore.errors import InputError
-from segcore.inference import predict_labels, predict_labels_over_views, predictor
-from segcore.sliding import free_memory, in_windows, window_places
+from segcore.inference import Ensemble, predict_labels, predict_labels_over_views, predictor
+from segcore.memory import free_memory
+from segcore.sliding import enlarged, in_windows, smaller_windows, window_places
 from segcore.tables import TestTime
 from segcore.transforms import normalise
 from segcore.types import Prediction
@@ -117,8 +118,13 @@ class Greedy(Blurred):
 
     most = 1000
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches = list[int]()
+
     def forward(self, images):
-        if images.shape[-2] * images.shape[-1] > self.most:
+        self.batches.append(len(images))
+        if len(images) * images.shape[-2] * images.shape[-1] > self.most:
             raise RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:131] . DefaultCPUAllocator: can't allocate "
                 "memory: you tried to allocate 123 bytes. Error code 12 (Cannot allocate memory)"
@@ -134,8 +140,9 @@ def _windows_may_be_small(monkeypatch):
 def test_a_whole_image_that_does_not_fit_is_seen_through_windows(caplog):
     network = Greedy()
     image = torch.randint(0, 256, (1, 3, 60, 80), dtype=torch.uint8)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), smaller_windows() as told:
         found = predict_labels(network, image)
+    assert told == [(30, 40), (15, 20)]
     expected = looped(Blurred(), image, (15, 20), (10, 13))  # 60x80, 30x40: more than 1000
     assert torch.equal(found, expected.argmax(1).to(torch.uint8))
     (first, second) = caplog.messages
@@ -152,6 +159,39 @@ def test_windows_that_do_not_fit_are_halved(caplog):
     expected = looped(Blurred(), image, (20, 20), (10, 15))
     assert torch.equal(found, expected.argmax(1).to(torch.uint8))
     assert "one piece of 40x40; it is seen through windows of 20x20" in caplog.text
+
+
+def test_fewer_windows_at_a_time_come_before_smaller_ones(monkeypatch, caplog):
+    """As on a GPU that has less memory left than the first window promised."""
+    monkeypatch.setattr(sliding, "_first", lambda network, piece, _: (8, enlarged(network, piece)))
+    network = Greedy()
+    network.most = 4 * 20 * 20
+    image = torch.randint(0, 256, (1, 3, 40, 200), dtype=torch.uint8)
+    with smaller_windows() as told:
+        found = predictor(TestTime(window=(20, 20), stride=(20, 20)), range(6))(network, image)
+    assert network.batches == [1, 8, 4, 4, 1, 4, 4, 2]
+    expected = looped(Blurred(), image, (20, 20), (20, 20)).argmax(1)
+    assert (found != expected).float().mean() <= 0.005  # sums of a batch in another order
+    assert (told, caplog.text) == ([], "")
+
+
+VIEWS = TestTime(scales=(0.5, 1.0), flip=True)
+MIRROR = [0, 2, 1, 3, 5, 4]
+
+
+@pytest.mark.parametrize("windows", [None, ((16, 24), (10, 12))])
+def test_views_that_do_not_fit_are_those_of_windows_of_the_image(monkeypatch, caplog, windows):
+    network, ensemble = Greedy(), Ensemble(Blurred(), [(0.5, 0.5), (1.0, 1.0)], MIRROR, windows)
+    how = VIEWS.model_copy(update=dict(zip(("window", "stride"), windows or (), strict=False)))
+    if windows:  # then it is the sums of six classes that do not fit
+        monkeypatch.setattr(memory, "free_memory", lambda device: 4 * 6 * 15 * 80)
+    image = torch.randint(0, 256, (1, 3, 60, 80), dtype=torch.uint8)
+    with smaller_windows() as told:
+        found = predictor(how, MIRROR)(network, image)
+    assert told == [(30, 40), (15, 20)]
+    expected = looped(ensemble, image, (15, 20), (10, 13))
+    assert (found != expected.argmax(1)).float().mean() <= 0.005
+    assert len(found.unique()) > 1
 
 
 def test_what_no_window_helps_is_told():
@@ -193,7 +233,7 @@ def test_what_would_not_fit_is_not_even_tried(monkeypatch, caplog):
 @pytest.mark.long
 def test_free_memory_heeds_the_limits_of_the_process():
     code = (
-        "import resource, torch; from segcore.sliding import free_memory; "
+        "import resource, torch; from segcore.memory import free_memory; "
         "resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30)); "
         "print(free_memory(torch.device('cpu')))"
     )
@@ -209,16 +249,16 @@ def test_the_limit_of_a_container(tmp_path: Path):
         "stat": "anon 5\ninactive_file 50\n",
     }.items():
         (tmp_path / f"memory.{name}").write_text(text)
-    assert sliding._left_in_group(tmp_path) == 350
+    assert memory._left_in_group(tmp_path) == 350
     (tmp_path / "memory.max").write_text("max\n")
-    assert sliding._left_in_group(tmp_path) == sliding.NO_LIMIT
+    assert memory._left_in_group(tmp_path) == memory.NO_LIMIT
 
 
 LARGE = """
 import resource, sys
 import torch
 from segcore.backbones import build_backbone
-from segcore.inference import predictor, predict_labels
+from segcore.inference import predictor
 from segcore.models import build_model
 from segcore.tables import TestTime
 
@@ -227,16 +267,19 @@ backbone = build_backbone("resnet18", channels=(16, 32, 64, 128))
 network = build_model("fcn", backbone, 19, width=32, num_convs=1).eval()
 image = torch.randint(0, 256, (1, 3, 8192, 8192), dtype=torch.uint8)
 resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, 3 << 30))
-how = TestTime(window=(1024, 1024), stride=(1024, 1024))
-labels = predictor(how, range(19))(network, image) if sys.argv[1] == "windows" else (
-    predict_labels(network, image))
+how = {
+    "windows": TestTime(window=(1024, 1024), stride=(1024, 1024)),
+    "whole": TestTime(),
+    "views": TestTime(scales=(0.5, 1.0), flip=True),
+}[sys.argv[1]]
+labels = predictor(how, range(19))(network, image)
 assert labels.shape == (1, 8192, 8192) and len(labels.unique()) > 1
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["windows", "whole"])
+@pytest.mark.parametrize("how", ["windows", "whole", "views"])
 def test_a_huge_image_under_three_gigabytes(how):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
@@ -244,7 +287,7 @@ def test_a_huge_image_under_three_gigabytes(how):
     )
     assert ended.returncode == 0, ended.stderr
     assert int(ended.stdout) < 3 << 30
-    assert ("does not fit in memory" in ended.stderr) == (how == "whole")
+    assert ("does not fit in memory" in ended.stderr) == (how != "windows")
 
 
 PEAK = """
