@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from segcore import boundaries
 from segcore.boundaries import boundary_counts, boundary_f, contour, near_edge
 from segcore.types import IGNORE
 
@@ -91,6 +92,19 @@ def test_boundary_f_is_that_of_distances_one_by_one(size, seed):
     most = ceil(0.008 * hypot(*size))
     expected = [f_slowly(labels, found, value, most) for value in range(5)]
     np.testing.assert_allclose(boundary_f(labels, found, 5), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_boundary_f_looks_at_no_more_than_the_class_and_finds_the_same(size):
+    for seed in range(20):
+        labels, found = scene(size, seed)
+        known = np.where(labels == IGNORE, labels, found)
+        most = ceil(0.008 * hypot(*size))
+        whole = [
+            boundaries._f_measure(contour(labels == value), contour(known == value), most)
+            for value in range(4)
+        ]
+        np.testing.assert_array_equal(boundary_f(labels, found, 4), whole)
 
 
 def test_contours_by_hand():
