@@ -1,7 +1,14 @@
-"""Parameters, FLOPs, latency and peak memory of a row's network, on this machine."""
+"""Parameters, FLOPs, latency and peak memory of a row's network, on this machine.
+
+Every row by the same rules, which ``benchmark.json`` states, but for its threads: float32, nothing
+compiled, weights as they were made.
+"""
+
+from typing import Any
 
 import torch
 
+from pipelines.lineage import lineage
 from pipelines.project import Project
 from pipelines.stage import run_stage
 from segcore.files import write_json
@@ -18,12 +25,15 @@ def main(key: str, project: Project) -> None:
     run = project.tuned_row(key)
     classes = Manifest.read(project.require_shards(run.dataset)).classes
     device = device_of(run)
+    torch.set_num_threads(run.threads)
     run = run.model_copy(update={"pretrained": False, "auxiliary": False})
     torch.manual_seed(run.seed)
     network = build_network(run, len(classes_of(run, classes)))
     size = run.benchmark_size or run.crop
     measured = measure(network.eval(), size, rounds=ROUNDS, device=device.type, precision="float32")
-    result = measured.as_dict()
+    result: dict[str, Any] = {**measured.as_dict(), "lineage": lineage(project.root)}
+    if device.type == "cpu":
+        result["device"] = result["lineage"]["hardware"]["processor"]
     write_json(project.run(key) / "benchmark.json", result)
     millions, billions = result["parameters"] / 1e6, result["flops"] / 1e9
     print(

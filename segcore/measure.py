@@ -24,6 +24,7 @@ _PRECISIONS = {
 }
 _MEGABYTE = 1e6
 _WARM_UP_ROUNDS = 3
+_MEASURES = "one image at a time through the network; resizing its logits and argmax not included"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Measurement:
 
     ``image_size`` is (height, width) in pixels; ``flops`` counts a multiply-add as two;
     ``latencies_ms`` holds every round; ``peak_memory_mb`` is what inference added at its peak to
-    the memory in use before, in 10^6 bytes; ``threads`` are those torch may use on the CPU.
+    the memory in use before, in 10^6 bytes; ``threads`` are those torch may use on the CPU;
+    ``layout`` is that of the weights. Rounds before the first one that counts warm up.
     """
 
     parameters: int
@@ -43,20 +45,28 @@ class Measurement:
     device: str
     precision: str
     threads: int
+    layout: str = "contiguous"
+    compiled: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON. ``fps`` are images per second at the median latency."""
-        median, p90 = (float(np.percentile(self.latencies_ms, at)) for at in (50, 90))
+        """For JSON, with the rules. ``fps`` are images per second at the median latency."""
+        median, p90, p95 = (float(np.percentile(self.latencies_ms, at)) for at in (50, 90, 95))
         return {
             "parameters": self.parameters,
             "flops": self.flops,
             "image_size": list(self.image_size),
-            "latency_ms": {"median": median, "p90": p90},
+            "latency_ms": {"median": median, "p90": p90, "p95": p95},
             "fps": 1000 / median,
             "peak_memory_mb": self.peak_memory_mb,
             "device": self.device,
             "precision": self.precision,
             "threads": self.threads,
+            "layout": self.layout,
+            "compiled": self.compiled,
+            "warm_up_rounds": _WARM_UP_ROUNDS,
+            "rounds": len(self.latencies_ms),
+            "measures": _MEASURES,
+            "torch": str(torch.__version__),
         }
 
 
@@ -96,7 +106,16 @@ def measure(
         device=torch.cuda.get_device_name(image.device) if image.is_cuda else "cpu",
         precision=precision,
         threads=torch.get_num_threads(),
+        layout="channels_last" if _is_channels_last(model) else "contiguous",
+        compiled=hasattr(model, "_orig_mod"),  # what torch.compile makes of a module has it
     )
+
+
+def _is_channels_last(model: nn.Module) -> bool:
+    """Whether some weight says so; one of size 1x1 may be both."""
+    four = [each for each in model.parameters() if each.ndim == 4]
+    last = torch.channels_last
+    return any(each.is_contiguous(memory_format=last) and not each.is_contiguous() for each in four)
 
 
 def _check(rounds: int, device: str, precision: str) -> None:

@@ -78,12 +78,25 @@ def test_peak_memory_is_what_inference_adds():
 def test_percentiles_and_rate():
     latencies = (10.0, 20.0, 30.0, 40.0, 100.0)
     told = Measurement(1, 2, (8, 16), latencies, 3.0, "cpu", "float32", 1).as_dict()
-    assert told["latency_ms"] == {"median": 30.0, "p90": float(np.percentile(latencies, 90))}
+    assert told["latency_ms"] == {
+        "median": 30.0,
+        **{f"p{at}": float(np.percentile(latencies, at)) for at in (90, 95)},
+    }
     assert told["fps"] == pytest.approx(1000 / 30)
     assert list(told) == [
         "parameters", "flops", "image_size", "latency_ms", "fps", "peak_memory_mb", "device",
-        "precision", "threads",
+        "precision", "threads", "layout", "compiled", "warm_up_rounds", "rounds", "measures",
+        "torch",
     ]  # fmt: skip
+    assert (told["warm_up_rounds"], told["rounds"]) == (3, 5)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_the_layout_of_the_weights_is_told(layout):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3))
+    formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+    model.to(memory_format=formats[layout])
+    assert measure(model, (8, 8), rounds=1).layout == layout
 
 
 @pytest.mark.long
