@@ -1,11 +1,15 @@
 """Tables of the registered models, on the terminal: all of them, one's versions, two compared."""
 
+from typing import Any
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from pipelines.tracking import Store, Version, decide
 from segcore.errors import InputError
+from segcore.files import read_json
+from segcore.report.gaps import paired
 
 
 def list_models(store: Store) -> None:
@@ -23,11 +27,14 @@ def list_versions(store: Store, name: str) -> None:
     versions = store.versions(name)
     if not versions:
         store.version(name, "champion")  # says what there is instead
-    table = Table("version", "aliases", "score", "data", "row", "gate")
+    table = Table("version", "aliases", "score", "measured on", "data", "row", "gate")
     for each in versions:
-        facts = (escape(each.tags.get(key, "–")) for key in ("row", "gate"))
-        data = each.tags.get("data_hash", "–")[:10]
-        table.add_row(str(each.number), ", ".join(each.aliases), _score(each.tags), data, *facts)
+        withdrawn = ["withdrawn"] if "withdrawn" in each.tags else []
+        measured, row, gate = (
+            escape(each.tags.get(key, "–")) for key in ("measured", "row", "gate")
+        )
+        data, aliases = each.tags.get("data_hash", "–")[:10], ", ".join(each.aliases + withdrawn)
+        table.add_row(str(each.number), aliases, _score(each.tags), measured, data, row, gate)
     Console().print(table)
     for move in store.history(name):
         print("{when} {alias}: {from} -> {to}, by {who}: {why}".format(**move))
@@ -38,7 +45,8 @@ def _score(tags: dict[str, str]) -> str:
 
 
 def compare(store: Store, one: str, other: str) -> None:
-    """Scores of both runs, the values of the configuration that differ, and what a gate says."""
+    """Scores of both runs, the values of the configuration that differ, whether the difference in
+    mIoU is more than chance of the images, and what a gate says."""
     pair = [found(store, model) for model in (one, other)]
     (scores, config), (other_scores, other_config) = (store.figures(each) for each in pair)
     table = Table("", one, other, "difference")
@@ -51,7 +59,32 @@ def compare(store: Store, one: str, other: str) -> None:
         if values[0] != values[1]:
             table.add_row(name, *map(escape, values), "")
     Console().print(table)
+    for split, (value, low, high) in _differences(store, pair).items():
+        print(f"{split} mIoU: {value:+.4f} (95 %, paired over images: {low:+.4f} to {high:+.4f})")
     print(f"{other} against {one}: {decide(scored(pair[1]), scored(pair[0]), None).reason}")
+
+
+def _differences(store: Store, pair: list[Version]) -> dict[str, list[float]]:
+    """By split that both were scored on alike, the second one's mIoU minus the first one's, and
+    the ends of its interval."""
+    files = [store.fetch_file(each.run_id, "scores.json") for each in pair]
+    if not all(files):
+        return {}
+    theirs, ours = (read_json(file) for file in files if file)
+    if _basis(theirs) != _basis(ours):
+        return {}
+    classes = len(ours["classes"])
+    shared = {split: theirs["splits"].get(split) for split in ours["splits"]}
+    gaps = {
+        split: paired(ours["splits"][split], other, classes)
+        for split, other in shared.items()
+        if other
+    }
+    return {split: each for split, each in gaps.items() if each}
+
+
+def _basis(scores: dict[str, Any]) -> tuple[Any, ...]:
+    return scores["data_hash"], scores["classes"], scores["looked_at"][""]
 
 
 def found(store: Store, model: str) -> Version:

@@ -36,7 +36,7 @@ def main(key: str, project: Project) -> None:
         draw_gains(gain.per_image(), reader, look, model.classes, pictures / split)
         splits[split] = gain.as_dict()
     result = {
-        "row": key,
+        **origin_of(key, folder),
         "refined_by": origin_of(refinement.by, source),
         "step": refinement.step,
         "dataset": run.dataset,

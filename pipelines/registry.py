@@ -2,7 +2,7 @@
 
 list [NAME]: the models, or one's versions and every move of its aliases; compare: two versions side
 by side; promote: a version becomes champion if the gate lets it, or for a reason that you give;
-rollback: the champion before this one is champion again.
+rollback: the champion before this one is champion again, and this one does not come back unasked.
 """
 
 import argparse
@@ -47,15 +47,22 @@ def promote(store: Store, model: str, because: str | None) -> None:
     """Raises InputError where the gate refuses; says its reason."""
     version, name = found(store, model), model.partition("@")[0]
     tags = scored(version)
-    score, data_hash = float(tags["score"]), tags["data_hash"]
-    gate = store.promote(name, version.number, score=score, data_hash=data_hash, because=because)
+    gate = store.promote(
+        name,
+        version.number,
+        score=float(tags["score"]),
+        data_hash=tags["data_hash"],
+        measured=tags.get("measured"),
+        because=because,
+    )
     if not gate.promoted:
         raise InputError(f"{name} version {version.number}: {gate.reason}; or say --because REASON")
     print(f"{name}: version {version.number} is champion; {gate.reason}")
 
 
 def rollback(store: Store, name: str, because: str) -> None:
-    """To the champion before this one; once more, to the one before that."""
+    """To the champion before this one; once more, to the one before that. The gate refuses the
+    version that was left, so that no stage brings it back."""
     store.version(name, "champion")
     past = list[int]()
     for move in store.history(name):
@@ -65,6 +72,7 @@ def rollback(store: Store, name: str, because: str) -> None:
     if len(past) < 2:
         raise InputError(f"{name} had no champion before version {past[-1]}; promote one by hand")
     promote(store, f"{name}@{past[-2]}", f"rolled back from version {past[-1]}: {because}")
+    store.withdraw(name, past[-1], because)
 
 
 if __name__ == "__main__":

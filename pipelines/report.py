@@ -1,35 +1,38 @@
 """All rows side by side: ``reports/index.html`` and ``leaderboard.md``, ``.csv`` and ``.json``.
 
-The best row of each dataset is also published under the dataset's own name.
+Rows that are not finished are named, no more. The best row of each dataset, of those that were
+measured alike, is also published under the dataset's own name.
 """
 
 from pathlib import Path
+from typing import Any
 
 from pipelines.project import Project
 from pipelines.registration import describe, held_version
 from pipelines.stage import run_stage
 from pipelines.tracking import Store, open_store
 from segcore.files import read_json
-from segcore.report import leaderboard, read_rows, write_leaderboard, write_page
+from segcore.report import finished_rows, leaderboard, write_leaderboard, write_page
 
 
 def main(_key: str, project: Project) -> None:
-    names = sorted(project.params.rows)
-    rows = read_rows(project.root / "runs", names)
+    rows, unfinished = finished_rows(project.root / "runs", sorted(project.params.rows))
     board = leaderboard(rows)
     write_leaderboard(board, project.reports)
-    write_page(rows, board, project.root / "data" / "shards", project.reports / "index.html")
+    shards, page = project.root / "data" / "shards", project.reports / "index.html"
+    write_page(rows, board, shards, page, unfinished)
     store = open_store(project.root)
-    for name in names:
-        version = held_version(store, name, project.run(name))
-        _log_benchmark(store, version.run_id, project.run(name))
-    best = dict[str, str]()
+    for folder in (project.run(row.name) for row in rows):
+        _log_benchmark(store, held_version(store, folder.name, folder).run_id, folder)
+    best = dict[str, dict[str, Any]]()
     for entry in board:
         if entry["method"] != "segfix":  # it scores moves, not the dataset's classes
-            best.setdefault(entry["dataset"], entry["row"])
-    for dataset, row in best.items():
-        _publish(store, dataset, row, project)
+            best.setdefault(entry["dataset"], entry)
+    for entry in best.values():
+        _publish(store, entry, project)
     print((project.reports / "leaderboard.md").read_text())
+    for name, remedy in unfinished.items():
+        print(f"not finished: {name}; run: {remedy}")
 
 
 def _log_benchmark(store: Store, run_id: str, folder: Path) -> None:
@@ -39,16 +42,20 @@ def _log_benchmark(store: Store, run_id: str, folder: Path) -> None:
     store.log_metrics(run_id, {f"benchmark.{key}": value for key, value in metrics.items()})
 
 
-def _publish(store: Store, dataset: str, row: str, project: Project) -> None:
+def _publish(store: Store, entry: dict[str, Any], project: Project) -> None:
+    row, dataset = entry["row"], entry["dataset"]
     folder = project.run(row)
     held = held_version(store, row, folder)
-    scores = read_json(folder / "scores.json")
-    split = read_json(folder / "config.json")["splits"][0]
-    score, data_hash = scores["splits"][split]["miou"], scores["data_hash"]
     tags = {"row": row, "row_version": held.number}
     version = store.register(held.run_id, dataset, folder, tags=tags)
     describe(store, dataset, version, folder, project.require_shards(dataset))
-    decision = store.promote(dataset, version, score=score, data_hash=data_hash)
+    decision = store.promote(
+        dataset,
+        version,
+        score=entry["miou"],
+        data_hash=read_json(folder / "scores.json")["data_hash"],
+        measured=f"{entry['split']}; {entry['protocol']}",
+    )
     print(f"best on {dataset}: {row}, version {version} of model {dataset}; {decision.reason}")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segcore.files import read_json
+from segcore.protocols import as_seen
 from segcore.shards import MANIFEST
 from segcore.storage import read_bytes
 
@@ -16,6 +17,7 @@ FIGURES = {
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean accuracy",
     "boundary_iou": "boundary IoU",
+    "boundary_f": "boundary F",
 }
 INTENDED = """\
 Labels for the pixels of photographs like those of the data set: the same kind of scene and camera.
@@ -55,11 +57,13 @@ def _scores(folder: Path, registered: dict[str, Any]) -> str:
         return f"Not evaluated yet. Best validation mIoU in training: {registered['miou']:.4f}."
     scores = read_json(folder / "scores.json")
     heads = [f"{title} %" for title in FIGURES.values()]
-    lines = [["split", "images", *heads], ["---"] * (2 + len(heads))]
-    for split, result in scores["splits"].items():
-        cells = [_cell(result, figure) for figure in FIGURES]
-        lines.append([split, str(result["images"]), *cells])
-    told = "In parentheses: 95 % intervals, by bootstrap over images."
+    lines = [["split", "looked at", "images", *heads], ["---"] * (3 + len(heads))]
+    for name, splits in {"": scores["splits"], **scores["protocols"]}.items():
+        for split, result in splits.items():
+            cells = [_cell(result, figure) for figure in FIGURES]
+            how = as_seen(scores["looked_at"][name], result)
+            lines.append([split, how, str(result["images"]), *cells])
+    told = "In parentheses: 95 % intervals, by bootstrap over images. The first line decides."
     if scores["data_hash"] != registered["data_hash"]:
         told += f" Scored on other data than it was trained on: sha256 {scores['data_hash']}."
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{told}"

@@ -43,12 +43,18 @@ def write_row(
             "parameters": 12_345_678,
             "flops": 2_000_000_000,
             "image_size": [96, 128],
-            "latency_ms": {"median": 1000 / fps, "p90": 1200 / fps},
+            "latency_ms": {"median": 1000 / fps, "p90": 1200 / fps, "p95": 1250 / fps},
             "fps": fps,
             "peak_memory_mb": 300.0,
             "device": "a processor",
             "precision": "float32",
             "threads": 2,
+            "layout": "contiguous",
+            "compiled": False,
+            "warm_up_rounds": 3,
+            "rounds": 20,
+            "measures": "the network",
+            "torch": "2.0",
         },
         "search": {
             "metric": "miou",
@@ -102,7 +108,9 @@ def scores_of(
         "data_hash": "abc123",
         "classes": names,
         "colours": [[i * 37 % 256, i * 91 % 256, 200] for i in range(classes)],
+        "looked_at": {"": "whole"},
         "splits": {"train": result | {"miou": 0.99}, "val": result},
+        "protocols": {},
     }
 
 

@@ -13,7 +13,13 @@ import pytest
 from PIL import Image
 
 from segcore.errors import InputError
-from segcore.report import leaderboard, read_rows, write_leaderboard, write_page
+from segcore.report import (
+    finished_rows,
+    leaderboard,
+    read_rows,
+    write_leaderboard,
+    write_page,
+)
 from segcore.report.contents import LEAST_SHARE, confusions, pareto_front
 from segcore.report.images import IMAGE_BYTES, listed_images, picture
 from segcore.report.rows import CURVE_POINTS, mean_of_spans
@@ -76,18 +82,25 @@ def test_leaderboard_by_dataset_then_score(tmp_path: Path, names: list[str]) -> 
     assert [entry["row"] for entry in entries] == [names[2], names[1], names[0]]
     assert entries[1] == {
         "dataset": "shapes",
+        "board": "shapes",
         "row": "pspnet-resnet18-shapes",
         "method": "pspnet",
         "backbone": "resnet18",
         "split": "val",  # the first that the row names, not the first in scores.json
+        "protocol": "whole",
         "miou": 0.61239,
         "interval": pytest.approx([0.59239, 0.64239]),
         "gap": None,  # it is the best
+        "over_seeds": None,  # there is no other seed of it
         "pixel_accuracy": 0.7,
         "mean_accuracy": 0.65,
         "published_miou": 0.625,
         "published_pixel_accuracy": None,
         "published_mean_of_both": None,
+        "published_crop_miou": None,
+        "crop_miou": None,
+        "paper_miou": None,
+        "published_fps": None,
         "published_by": "a source, arXiv:1234.56789",
         "fps": pytest.approx(38.761),
         "latency_ms": pytest.approx(1000 / 38.761),
@@ -120,6 +133,117 @@ def test_leaderboard_files(tmp_path: Path, names: list[str]) -> None:
     assert [float(line["miou_low"]) for line in table] == [e["interval"][0] for e in entries]
     assert (table[1]["benchmark_width"], table[0]["published_miou"]) == ("128", "")
     assert {float(line["miou"]) for line in table} == {0.35, 0.61239, 0.41237}
+
+
+def changed(folder: Path, file: str, **values: Any) -> None:
+    path = folder / f"{file}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_only_rows_that_were_measured_alike_are_ranked_together(
+    tmp_path: Path, names: list[str]
+) -> None:
+    """The best number is one of six scales; it is neither first nor what others are behind of."""
+    averaged = write_row(tmp_path, "ocrnet-resnet18-shapes", dataset="shapes", miou=0.7)
+    changed(tmp_path / averaged, "scores", looked_at={"": "6 scales of 0.5 to 1.75 + flip"})
+    other_split = write_row(tmp_path, "danet-resnet18-shapes", dataset="shapes", miou=0.9)
+    changed(tmp_path / other_split, "config", splits=["train"])
+    path = tmp_path / other_split / "overlays"
+    (path / "val-images.json").rename(path / "train-images.json")
+    rows = read_rows(tmp_path, [*names, averaged, other_split])
+    shapes = [each for each in leaderboard(rows) if each["dataset"] == "shapes"]
+    assert [(each["row"].split("-")[0], each["split"], each["protocol"]) for each in shapes] == [
+        ("pspnet", "val", "whole"),
+        ("fcn", "val", "whole"),
+        ("ocrnet", "val", "6 scales of 0.5 to 1.75 + flip"),
+        ("danet", "train", "whole"),
+    ]
+    html = written_page(tmp_path, [row.name for row in rows])
+    shown = Page(html).contents[1]
+    assert shown["fronts"]["fps"] == [1, 0]  # of the two that compare
+    assert "<td>6 scales of 0.5 to 1.75 + flip</td>" in html
+    assert html.count('aria-sort="descending"') == 1  # of camvid alone
+    assert "Not every row was measured so" in html
+    write_leaderboard(leaderboard(rows), tmp_path / "reports")
+    head, *_ = (tmp_path / "reports/leaderboard.md").read_text().splitlines()
+    assert "| split | looked at | published" in head
+
+
+def test_moves_have_a_table_of_their_own(tmp_path: Path, names: list[str]) -> None:
+    moves = write_row(tmp_path, "segfix-resnet18-shapes", dataset="shapes", miou=0.9)
+    entries = leaderboard(read_rows(tmp_path, [*names, moves]))
+    write_leaderboard(entries, tmp_path / "reports")
+    ours, told, theirs = (tmp_path / "reports/leaderboard.md").read_text().split("\n\n")
+    assert [line.split(" | ")[1] for line in ours.splitlines()[2:]] == [
+        *(names[2], names[1], names[0]),
+    ]
+    assert told == "Rows of SegFix, scored on where pixels are to move (docs/segfix.md):"
+    assert [line.split(" | ")[1] for line in theirs.splitlines()[2:]] == [moves]
+    with (tmp_path / "reports/leaderboard.csv").open(newline="") as file:
+        boards = [line["board"] for line in csv.DictReader(file)]
+    assert boards == ["camvid", "shapes", "shapes", "shapes, moves"]
+    assert entries[3]["gap"] is None  # it is behind nobody
+
+
+def test_what_a_source_prints_stands_beside_ours(tmp_path: Path, names: list[str]) -> None:
+    printed = PUBLISHED | {"metrics": ["pixel_accuracy", "miou"], "score": [94.5, 76.89]}
+    printed |= {"crop_score": [94.54, 78.31], "paper_score": 75.96, "fps": 4.17}
+    changed(tmp_path / names[0], "config", published=printed)
+    scores = json.loads((tmp_path / names[0] / "scores.json").read_text())
+    crop = {"val": scores["splits"]["val"] | {"miou": 0.44}}
+    way = {"": "whole", "crop": "short side 96, its middle 96x96"}
+    changed(tmp_path / names[0], "scores", protocols={"crop": crop}, looked_at=way)
+    entry = leaderboard(read_rows(tmp_path, names))[2]
+    figures = ("published_miou", "published_crop_miou", "crop_miou", "paper_miou", "published_fps")
+    assert [entry[key] for key in figures] == pytest.approx([0.7689, 0.7831, 0.44, 0.7596, 4.17])
+    html = written_page(tmp_path, names)
+    tip = "on crops 78.31; 44.00 here\nthe paper itself 75.96\n4.17 images per second"
+    assert tip in html
+    assert Page(html).contents[1]["rows"][1]["looked_at"] == way
+    write_leaderboard([entry], tmp_path / "reports")
+    head, _, line = (tmp_path / "reports/leaderboard.md").read_text().splitlines()
+    cells = dict(zip(head.strip("| ").split(" | "), line.strip("| ").split(" | "), strict=True))
+    assert (cells["published crop mIoU %"], cells["crop mIoU %"]) == ("78.31", "44.00")
+    assert (cells["the paper's mIoU %"], cells["published FPS"]) == ("75.96", "4.17")
+
+
+def test_seeds_of_a_row_have_an_interval_together(tmp_path: Path) -> None:
+    """By hand: 60 and 80 of 100 pixels right, in each of two images."""
+    names = list[str]()
+    for seed, right in enumerate((60, 80)):
+        name = write_row(tmp_path, f"fcn-resnet18-shapes-seed{seed}", dataset="shapes", miou=0.5)
+        counts = {"labelled": [100], "predicted": [right], "correct": [right], "classes": [0]}
+        images = [{"id": f"image {number}", "miou": 0.5, **counts} for number in range(2)]
+        scores = json.loads((tmp_path / name / "scores.json").read_text())
+        scores["splits"]["val"]["per_image"] = images
+        changed(tmp_path / name, "scores", **scores)
+        changed(tmp_path / name, "config", seed=seed)
+        names.append(name)
+    first, second = leaderboard(read_rows(tmp_path, names))
+    mean, low, high, count = first["over_seeds"]
+    assert (mean, count) == (pytest.approx(0.7), 2)
+    assert (low, high) == (pytest.approx(0.6), pytest.approx(0.8))  # one seed drawn twice
+    assert second["over_seeds"] == first["over_seeds"]
+    write_leaderboard([first, second], tmp_path / "reports")
+    assert "70.00 (60.00 – 80.00), 2 seeds" in (tmp_path / "reports/leaderboard.md").read_text()
+    changed(tmp_path / names[0], "config", steps=9)
+    assert leaderboard(read_rows(tmp_path, names))[0]["over_seeds"] is None
+
+
+def test_rows_that_are_not_finished_are_named_and_the_others_shown(
+    tmp_path: Path, names: list[str]
+) -> None:
+    (tmp_path / names[0] / "scores.json").unlink()
+    rows, unfinished = finished_rows(tmp_path, [*names, "absent"])
+    assert [row.name for row in rows] == names[1:]
+    remedies = {names[0]: f"dvc repro evaluate@{names[0]}", "absent": "dvc repro train@absent"}
+    assert unfinished == remedies
+    write_page(rows, leaderboard(rows), tmp_path / "shards", tmp_path / "page.html", unfinished)
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<summary>2 rows not finished, so not shown</summary>" in html
+    assert f"<code>{remedies[names[0]]}</code>" in html
+    with pytest.raises(InputError, match=r"no row is finished; run: dvc repro train@absent"):
+        finished_rows(tmp_path, ["absent", "other"])
 
 
 def test_rows_without_intervals_have_no_such_column(tmp_path: Path, names: list[str]) -> None:

@@ -7,6 +7,10 @@ from typing import Any, NamedTuple
 
 from pipelines.lineage import who
 
+COMPARED = {"data_hash": "scored on data", "measured": "measured on"}
+"""The facts in which a model and its rival must agree, and how a refusal says so."""
+BY_HAND = "promote by hand with a reason"
+
 
 class Decision(NamedTuple):
     """What the gate before ``champion`` decided, and why."""
@@ -16,24 +20,26 @@ class Decision(NamedTuple):
 
 
 def decide(facts: dict[str, str], champion: dict[str, str] | None, because: str | None) -> Decision:
-    """Whether a model becomes champion, from its ``score`` and ``data_hash`` and its rival's.
+    """Whether a model becomes champion, from its facts and its rival's: ``score``, ``data_hash``,
+    and ``measured``, the split and the protocol of the score.
 
-    The first one passes; a later one must score higher on the same data. Scores on different data
-    say nothing about which model is better: then only a person's reason (``because``) promotes.
+    The first one passes; a later one must score higher on the same data, measured alike. Other
+    scores say nothing about which model is better, and one that was ``withdrawn`` by a rollback
+    had its reason: then only a person's (``because``) promotes.
     """
     if not math.isfinite(float(facts["score"])):
         return Decision(False, f"refused: its score is {facts['score']}")
     if because:
         return Decision(True, because)
+    if why := facts.get("withdrawn"):
+        return Decision(False, f"refused: it was withdrawn ({why}); {BY_HAND}")
     if champion is None:
         return Decision(True, f"first champion, score {facts['score']}")
-    if champion.get("data_hash") != facts["data_hash"]:
-        return Decision(
-            False,
-            f"refused: scored on data {facts['data_hash']}, the champion on "
-            f"{champion.get('data_hash', 'none')}; score the champion on this data, or promote by "
-            "hand with a reason",
-        )
+    for fact, how in COMPARED.items():
+        ours, theirs = (each.get(fact, "nothing that is known") for each in (facts, champion))
+        if ours != theirs:
+            told = f"refused: {how} {ours}, the champion on {theirs}"
+            return Decision(False, f"{told}; score the champion so as well, or {BY_HAND}")
     old, new = champion["score"], facts["score"]
     if float(new) > float(old):
         return Decision(True, f"score {new} is better than {old} on the same data")

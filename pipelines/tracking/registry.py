@@ -16,7 +16,7 @@ from segcore.errors import InputError, suggestion
 from segcore.files import hash_of, sha256_of
 
 MODEL_FILES = ("weights.safetensors", "config.json", "classes.json")
-CARD = "model_card.md"
+CARD, WITHDRAWN = "model_card.md", "withdrawn"
 LONGEST_DESCRIPTION, MOST_MODELS = 5000, 1000
 """Two limits of MLflow."""
 
@@ -109,22 +109,40 @@ class Registry(Connection):
         return {Path(each.path).name for each in held} >= set(MODEL_FILES)
 
     def promote(
-        self, name: str, version: int, *, score: float, data_hash: str, because: str | None = None
+        self,
+        name: str,
+        version: int,
+        *,
+        score: float,
+        data_hash: str,
+        measured: str | None = None,
+        because: str | None = None,
     ) -> Decision:
         """Makes a version ``champion`` if ``decide`` lets it; notes it on the version.
 
-        ``because`` is a person's reason to promote it whatever the scores say.
+        ``measured`` are the split and the protocol of the score; ``because`` is a person's reason
+        to promote it whatever the scores say.
         """
         self._check_files(name, version)
         facts = {"score": repr(score), "data_hash": data_hash}
+        facts |= {"measured": measured} if measured else {}
         with self.asked(), self.locked():
-            champion = next((v for v in self.versions(name) if "champion" in v.aliases), None)
+            known = {each.number: each for each in self.versions(name)}
+            champion = next((v for v in known.values() if "champion" in v.aliases), None)
             rival = None if champion is None or champion.number == version else champion.tags
-            decision = decide(facts, rival, because)
+            why = known[version].tags.get(WITHDRAWN)
+            decision = decide(facts | ({WITHDRAWN: why} if why else {}), rival, because)
             self._note(name, version, facts | {"gate": decision.reason})
             if decision.promoted:
+                if why:
+                    self.client.delete_model_version_tag(name, str(version), WITHDRAWN)
                 self._move(name, "champion", version, decision.reason)
         return decision
+
+    def withdraw(self, name: str, version: int, why: str) -> None:
+        """From now on the gate refuses the version, until a person has a reason to promote it."""
+        with self.asked():
+            self._note(name, version, {WITHDRAWN: why})
 
     def describe(self, name: str, version: int, card: str) -> None:
         """Gives a version its model card: as its description, and as a file beside the model."""
@@ -139,6 +157,12 @@ class Registry(Connection):
         with self.asked():
             data = self.client.get_run(version.run_id).data
         return data.metrics, data.params
+
+    def fetch_file(self, run_id: str, name: str) -> Path | None:
+        """A file that was logged with a run, None where there is none. Never write to it."""
+        with self.asked():
+            there = any(each.path == name for each in self.client.list_artifacts(run_id))
+            return Path(self.client.download_artifacts(run_id, name)) if there else None
 
     def versions(self, name: str) -> list[Version]:
         """Every version, oldest first; none where there is no such model."""

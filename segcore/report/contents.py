@@ -30,8 +30,9 @@ def board_contents(
     """``rows`` are those of one board, the best one first, ``entries`` those of its leaderboard;
     ``data`` is the manifest of their dataset."""
     top = rows[0]
-    accuracy = [entry["miou"] for entry in entries]
-    costs = {key: [sign * entry[key] for entry in entries] for key, sign in COSTS.items()}
+    alike = entries[: sum(row.measured == top.measured for row in rows)]  # others do not compare
+    accuracy = [entry["miou"] for entry in alike]
+    costs = {key: [sign * entry[key] for entry in alike] for key, sign in COSTS.items()}
     return {
         "board": top.board,
         "classes": top.scores["classes"],
@@ -84,6 +85,7 @@ def _row_contents(row: RowReport, images: Listed) -> dict[str, Any]:
         "loss": [(step, float(f"{loss:.4g}")) for step, loss in row.training.loss],
         "curve": [(step, round(miou, 5)) for step, miou in row.training.miou],
         "scores": {name: scores[name] for name in images if name in scores},
+        "looked_at": row.scores["looked_at"],
         "protocols": _protocols(row.scores),
         "refined": row.refined,
         "search": row.search if searched else None,

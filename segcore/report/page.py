@@ -5,13 +5,13 @@ when it is looked at: a page may hold 144 rows with 150 classes.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from segcore.errors import InputError
 from segcore.files import written_whole
@@ -26,23 +26,20 @@ SCRIPTS = ("elements", "tables", "charts", "parts", "images", "search", "page")
 
 
 def write_page(
-    rows: Sequence[RowReport], entries: Sequence[dict[str, Any]], shards: Path, path: Path
+    rows: Sequence[RowReport],
+    entries: Sequence[dict[str, Any]],
+    shards: Path,
+    path: Path,
+    unfinished: Mapping[str, str] | None = None,
 ) -> None:
     """Writes the page; equal rows, equal bytes.
 
-    ``entries`` are those of the leaderboard. A dataset that is prepared below ``shards`` is shown
-    with its audit. Raises InputError where there is no row.
+    ``entries`` are those of the leaderboard; ``unfinished`` rows are named with the command that
+    goes on with each. A dataset that is prepared below ``shards`` is shown with its audit. Raises
+    InputError where there is no row.
     """
     if not rows:
         raise InputError("there is no row to report: params.yaml names none")
-    environment = Environment(
-        loader=PackageLoader("segcore.report", "web"),
-        autoescape=True,  # row and class names are whatever people wrote
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"comparison": comparison, "written": written}
     boards = {
         board: list(group) for board, group in groupby(ranked(rows), key=lambda row: row.board)
     }
@@ -54,17 +51,30 @@ def write_page(
         board_contents(group, tables[board], prepared[board], shown[board])
         for board, group in boards.items()
     ]
-    html = environment.get_template("page.html.jinja").render(
+    html = _template().render(
         boards=[
             {"name": board, "entries": tables[board], "rows": group}
             for board, group in boards.items()
         ],
         contents=_json_in_html(contents),
+        unfinished=unfinished or {},
         style=_web("page.css"),
         script="\n".join(_web(f"{name}.js") for name in SCRIPTS),
     )
     with written_whole(path) as aside:
         aside.write_text(html, encoding="utf-8")
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("segcore.report", "web"),
+        autoescape=True,  # row and class names are whatever people wrote
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"comparison": comparison, "written": written}
+    return environment.get_template("page.html.jinja")
 
 
 def _web(name: str) -> str:

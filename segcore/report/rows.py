@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from segcore.errors import InputError
 from segcore.files import read_json
+from segcore.protocols import as_seen
 
 FILES = {"config": "train", "scores": "evaluate", "benchmark": "benchmark", "search": "tune"}
 """The JSON files of a row, each with the stage that writes it; ``lineage.json`` and
@@ -70,6 +72,16 @@ class RowReport:
         return deciding_split(self.config, self.scores)
 
     @property
+    def protocol(self) -> str:
+        """How images were looked at, in words."""
+        return as_seen(self.scores["looked_at"][""], self.result)
+
+    @property
+    def measured(self) -> tuple[str, str]:
+        """Scores that differ in this do not compare."""
+        return self.split, self.protocol
+
+    @property
     def result(self) -> dict[str, Any]:
         return self.scores["splits"][self.split]
 
@@ -79,9 +91,37 @@ def deciding_split(config: dict[str, Any], scores: dict[str, Any]) -> str:
     return next(iter([*config.get("splits", ()), *scores["splits"]]))
 
 
+class UnfinishedError(InputError):
+    """A stage of a row has not run yet; ``remedy`` is the command that runs it."""
+
+    def __init__(self, path: Path, stage: str, row: str) -> None:
+        self.remedy = f"dvc repro {stage}@{row}"
+        super().__init__(f"{path} is missing; run: {self.remedy}")
+
+
 def read_rows(runs: Path, names: list[str]) -> list[RowReport]:
     """Reads ``runs/<name>/``. Raises InputError naming a file that is missing and its stage."""
     rows = [_read_row(runs / name, name) for name in names]
+    _check_classes(rows)
+    return rows
+
+
+def finished_rows(runs: Path, names: list[str]) -> tuple[list[RowReport], dict[str, str]]:
+    """The rows that every stage has finished, and for each other one the command that goes on with
+    it. Raises InputError where none is finished."""
+    rows, unfinished = list[RowReport](), dict[str, str]()
+    for name in names:
+        try:
+            rows.append(_read_row(runs / name, name))
+        except UnfinishedError as error:
+            unfinished[name] = error.remedy
+    if unfinished and not rows:
+        raise InputError(f"no row is finished; run: {next(iter(unfinished.values()))}")
+    _check_classes(rows)
+    return rows, unfinished
+
+
+def _check_classes(rows: Sequence[RowReport]) -> None:
     first = dict[str, RowReport]()
     for row in rows:
         other = first.setdefault(row.board, row)
@@ -90,12 +130,19 @@ def read_rows(runs: Path, names: list[str]) -> list[RowReport]:
                 f"{other.name} and {row.name} were scored with different classes of "
                 f"{row.dataset}; run: dvc repro evaluate@{other.name} evaluate@{row.name}"
             )
-    return rows
 
 
-def ranked(rows: Iterable[RowReport]) -> list[RowReport]:
-    """By dataset, then by mIoU from the best."""
-    return sorted(rows, key=lambda row: (row.board, -row.result["miou"], row.name))
+def ranked(rows: Sequence[RowReport]) -> list[RowReport]:
+    """By dataset; there those measured alike side by side, on ``val`` before other splits, the most
+    of them first; among these by mIoU from the best."""
+    alike = Counter((row.board, row.measured) for row in rows)
+
+    def place(row: RowReport) -> tuple[Any, ...]:
+        many = alike[row.board, row.measured]
+        group = row.split != "val", -many, row.measured
+        return row.board, *group, -row.result["miou"], row.name
+
+    return sorted(rows, key=place)
 
 
 def _read_row(folder: Path, name: str) -> RowReport:
@@ -123,7 +170,7 @@ def _read_if_there(path: Path) -> Any:
 
 def _require(path: Path, stage: str, row: str) -> None:
     if not path.exists():
-        raise InputError(f"{path} is missing; run: dvc repro {stage}@{row}")
+        raise UnfinishedError(path, stage, row)
 
 
 def _read_training(path: Path, row: str) -> Training:

@@ -117,6 +117,7 @@ def test_it_says_what_it_was_refined_by_and_draws_three_images(refined: Project)
     result = read_json(folder / "refined.json")
     weights = sha256_of(refined.run(SEGFIX) / "weights.safetensors")
     assert result["refined_by"] == {"row": SEGFIX, "weights": weights}
+    assert result["weights"] == sha256_of(folder / "weights.safetensors")
     assert result["step"] == 1
     drawn = {path.name for path in (folder / "refined").iterdir()}
     kinds = ("most", "median", "least")

@@ -38,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         store.log_metrics(run_id, {"val.miou": score})
         folder = write_row(store.root / f"runs/{number}", f"weights {number}")
         assert register(store, run_id, "row", folder, score, "d1") == number
-        store.promote("row", number, score=score, data_hash="d1")
+        store.promote("row", number, score=score, data_hash="d1", measured="val; whole")
     return store
 
 
@@ -104,7 +104,38 @@ def test_promote_asks_the_gate_or_takes_a_reason_and_rollback_goes_back(store: S
     moves = [(each["from"], each["to"]) for each in store.history("row")]
     assert moves[-3:] == [(2, 3), (3, 2), (2, 1)]
     assert store.history("row")[-1]["why"] == "rolled back from version 2: nor did this"
-    said("promote", "row@2")  # as it was
+    # A stage that runs again does not bring back what was withdrawn.
+    facts = {"score": 0.6, "data_hash": "d1", "measured": "val; whole"}
+    again = store.promote("row", 2, **facts)
+    assert again.reason.startswith("refused: it was withdrawn (nor did this); promote by hand")
+    assert champion(store) == 1
+    assert "withdrawn" in said("list", "row")
+    said("promote", "row@2", "--because", "it was the camera")  # as it was
+    assert store.promote("row", 2, **facts).promoted
+
+
+def test_scores_that_were_measured_otherwise_are_no_rivals(store: Store, said):
+    facts = {"score": 0.9, "data_hash": "d1", "measured": "test; whole"}
+    refused = store.promote("row", 1, **facts)
+    told = "refused: measured on test; whole, the champion on val; whole; score the champion so"
+    assert refused.reason.startswith(told)
+    assert champion(store) == 2
+    assert store.promote("row", 1, **facts, because="new split").promoted
+    said("promote", "row@2", "--because", "as it was")
+
+
+def test_two_versions_are_compared_image_by_image(store: Store, said):
+    """By hand: 50 and 60 of 100 pixels right, in every image."""
+    for number, right in ((1, 50), (2, 60)):
+        counts = {"labelled": [100], "predicted": [right], "correct": [right], "classes": [0]}
+        images = [{"id": str(image), **counts} for image in range(3)]
+        path = store.root / f"{number}/scores.json"
+        scores = {"data_hash": "d1", "classes": ["soil"], "looked_at": {"": "whole"}}
+        write_json(path, scores | {"splits": {"val": {"per_image": images}}})
+        store.log_file(store.version("row", number).run_id, path)
+    out = said("compare", "row@1", "row@2")
+    assert "val mIoU: +0.1000 (95 %, paired over images: +0.1000 to +0.1000)" in out
+    assert "val mIoU" not in said("compare", "row@1", "row@3")  # which has no such file
 
 
 def test_a_version_without_score_or_files_is_not_promoted(store: Store, said):
@@ -136,11 +167,15 @@ def test_the_card_is_the_description_and_a_file_and_gets_the_scores(store: Store
     assert "## Intended use" in card
 
     val = {"images": 2, "miou": 0.5123, "pixel_accuracy": 0.9, "mean_accuracy": None}
-    val["intervals"] = {"miou": [0.4512, 0.5734]}
-    write_json(folder / "scores.json", {"data_hash": "d2", "splits": {"val": val}})
+    val |= {"boundary_f": 0.25, "intervals": {"miou": [0.4512, 0.5734]}}
+    ways = {"": "whole", "many": "2 scales of 0.5 to 1"}
+    many = {"val": val | {"miou": 0.6, "intervals": {}}}
+    scores = {"data_hash": "d2", "splits": {"val": val}, "protocols": {"many": many}}
+    write_json(folder / "scores.json", scores | {"looked_at": ways})
     describe(store, "row", 1, folder, str(shards))
     card = (store.package("row", 1) / "model_card.md").read_text()
-    assert "| val | 2 | 51.23 (45.1 to 57.3) | 90.00 | – | – |" in card
+    assert "| val | whole | 2 | 51.23 (45.1 to 57.3) | 90.00 | – | – | 25.00 |\n" in card
+    assert "| val | 2 scales of 0.5 to 1 | 2 | 60.00 | 90.00 | – | – | 25.00 |\n" in card
     assert "Scored on other data than it was trained on: sha256 d2." in card
     assert store.client.get_model_version("row", "1").description == card
     assert json.loads((store.fetch("row", 1) / "classes.json").read_text())["names"][0] == "soil"

@@ -157,11 +157,19 @@ function factsPart(view) {
         Object.entries(figures).map(([figure, {after, gain, interval}]) =>
           [`${name}, refined by ${row.refined.refined_by.row}: ${figure.replace("miou", "mIoU")} %`,
             `${percent(after)}, gained ${signed(gain, 2)} (${interval.map(end => signed(end, 2)).join(" – ")})`]))),
+      ...Object.fromEntries(Object.entries(row.looked_at).map(([name, how]) =>
+        [name ? `${name} looks at` : "looked at", how])),
       "published by": row.published_by,
+      "published on crops, mIoU %": known(row.published_crop_miou) ? percent(row.published_crop_miou) : null,
+      "the paper's own mIoU %": known(row.paper_miou) ? percent(row.paper_miou) : null,
+      "published FPS": row.published_fps,
       "parameters": cost.parameters.toLocaleString("en"),
       "GFLOPs": (cost.flops / 1e9).toFixed(3),
       "measured at": `${cost.image_size.join(" × ")}, ${cost.precision}, ${cost.device}, ${plural(cost.threads, "thread")}`,
-      "latency, median and 90th percentile, ms": [cost.latency_ms.median, cost.latency_ms.p90].map(short),
+      "measures": cost.measures,
+      "rounds, and those before them": [cost.rounds, cost.warm_up_rounds],
+      "layout, compiled": [cost.layout, cost.compiled ? "yes" : "no"],
+      "latency, median, 90th and 95th percentile, ms": Object.values(cost.latency_ms).map(short),
       "peak memory, MB": short(cost.peak_memory_mb),
       ...rest, ...hardware, ...versions, ...row.config,
     };
