@@ -62,7 +62,7 @@ class FromPixels(nn.Module):
 
 
 def stride_of(network: Segmenter) -> int:
-    return max(network.backbone.strides)
+    return network.backbone.coarsest_stride
 
 
 def export(

@@ -21,6 +21,10 @@ class ConcatPyramid(Backbone):
         self.channels = (sum(body.channels),) * 2
         self.strides = (body.strides[0],) * 2
 
+    @property
+    def coarsest_stride(self) -> int:
+        return self.body.coarsest_stride
+
     def forward(self, images: Images) -> list[Tensor]:
         finest, *coarser = self.body(images)
         size = finest.shape[-2:]

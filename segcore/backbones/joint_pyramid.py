@@ -36,9 +36,7 @@ class JointPyramid(Backbone):
                 "another backbone"
             )
         self.body = body
-        # Of several features at one stride the last has seen the most.
-        last = {stride: index for index, stride in enumerate(body.strides)}
-        self.joined = tuple(last[stride] for stride in _STRIDES)
+        self.joined = tuple(map(body.index_of, _STRIDES))
         self.enter = nn.ModuleList(
             conv_norm_relu(body.channels[index], width, 3) for index in self.joined
         )
@@ -48,6 +46,10 @@ class JointPyramid(Backbone):
         )
         self.channels = (*body.channels[:-1], width * len(self.branches))
         self.strides = (*body.strides[:-1], _STRIDES[0])
+
+    @property
+    def coarsest_stride(self) -> int:
+        return self.body.coarsest_stride
 
     def forward(self, images: Images) -> list[Tensor]:
         features = self.body(images)

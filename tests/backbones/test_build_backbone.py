@@ -99,3 +99,37 @@ def test_exports_with_dynamic_size(backbone):
         backbone, (torch.rand(2, 3, 64, 96),), dynamic_shapes=({2: height, 3: width},)
     )
     check(exported.module(), backbone, [(64, 96), (128, 64), (96, 160)])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "strides", "coarsest"),
+    [
+        ("resnet18", {}, (4, 8, 16, 32), 32),
+        ("resnet18", {"output_stride": 8}, (4, 8, 8, 8), 8),
+        ("resnet18", {"pyramid": "joint"}, (4, 8, 16, 8), 32),
+        ("resnet18", {"pyramid": "concat", "output_stride": 16}, (4, 4), 16),
+        ("hrnet_w18_small_v2", {"pyramid": "concat"}, (4, 4), 32),
+        ("convnext_atto", {"pyramid": "concat"}, (4, 4), 32),
+    ],
+)
+def test_the_coarsest_stride_is_that_of_what_a_pyramid_stands_on(name, options, strides, coarsest):
+    with torch.device("meta"):
+        backbone = build_backbone(name, **options)
+    assert backbone.strides == strides
+    assert backbone.coarsest_stride == coarsest
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "stride", "index"),
+    [
+        ("resnet18", {"output_stride": 8}, 4, 0),
+        ("resnet18", {"output_stride": 8}, 8, 3),
+        ("resnet18", {"pyramid": "joint"}, 8, 3),
+        ("resnet18", {"pyramid": "joint"}, 16, 2),
+        ("wide_resnet38_a1", {"width": 1}, 16, 2),
+        ("wide_resnet38_a1", {"width": 1}, 32, 4),
+    ],
+)
+def test_of_several_features_at_one_stride_the_last_is_meant(name, options, stride, index):
+    with torch.device("meta"):
+        assert build_backbone(name, **options).index_of(stride) == index

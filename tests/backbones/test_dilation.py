@@ -120,6 +120,25 @@ def test_densenet_without_its_last_block(output_stride, third):
     assert set(pattern(backbone.body["features_denseblock3"])) == {(1, third)}
 
 
+XCEPTION = {
+    # The third block of the entry flow, the middle flow, both blocks of the exit flow.
+    8: ((1, 1), (1, 2), (1, 2), (1, 4)),
+    16: ((2, 1), (1, 1), (1, 1), (1, 2)),
+    32: ((2, 1), (1, 1), (2, 1), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("output_stride", XCEPTION)
+def test_xception(output_stride):
+    entry, middle, leaving, last = XCEPTION[output_stride]
+    found = pattern(build("xception65", output_stride))
+    stem, blocks = found[:2], [found[i : i + 3] for i in range(2, len(found), 3)]
+    assert stem == [(2, 1), (1, 1)]
+    # A block has its stride in its third convolution, its dilation in all.
+    expected = [(2, 1), (2, 1), entry, *[middle] * 16, leaving, last]
+    assert blocks == [[(1, dilation)] * 2 + [(stride, dilation)] for stride, dilation in expected]
+
+
 def randomise(model):
     torch.manual_seed(0)
     for each in model.modules():
