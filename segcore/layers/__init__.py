@@ -10,14 +10,16 @@ from segcore.layers.convolution import (
 )
 from segcore.layers.heads import ContextHead, auxiliary_head, classifier
 from segcore.layers.pooling import PyramidPooling, adaptive_average_pool
+from segcore.layers.precision import sum_over_pixels, without_autocast
 from segcore.layers.resizing import resize
-from segcore.layers.self_attention import SelfAttention
+from segcore.layers.self_attention import JoinedContext, SelfAttention
 from segcore.layers.windows import attend_grid, attend_windows
 
 __all__ = [
     "AtrousPyramid",
     "ContextHead",
     "ImagePooling",
+    "JoinedContext",
     "PyramidPooling",
     "SelfAttention",
     "adaptive_average_pool",
@@ -31,5 +33,7 @@ __all__ = [
     "kaiming_conv",
     "resize",
     "separable_conv_norm_relu",
+    "sum_over_pixels",
+    "without_autocast",
     "zero_conv",
 ]

@@ -7,11 +7,14 @@ from torch import Tensor, nn
 from segcore.layers.convolution import conv_norm_relu
 
 
-def classifier(inputs: int, num_classes: int, *, dropout: float = 0.1) -> nn.Sequential:
+def classifier(
+    inputs: int, num_classes: int, *, dropout: float = 0.1, bias: bool = True
+) -> nn.Sequential:
     """Drops whole channels, then scores each pixel; the scores start near zero (std 0.01)."""
-    conv = nn.Conv2d(inputs, num_classes, 1)
+    conv = nn.Conv2d(inputs, num_classes, 1, bias=bias)
     nn.init.normal_(conv.weight, std=0.01)
-    nn.init.zeros_(conv.bias)  # pyright: ignore[reportArgumentType] -- a bias there is
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     return nn.Sequential(nn.Dropout2d(dropout), conv)
 
 
@@ -24,12 +27,13 @@ def auxiliary_head(
     dilation: int = 1,
     dropout: float = 0.1,
     bias: bool = False,
+    classifier_bias: bool = True,
 ) -> nn.Sequential:
     """The small FCN that supervises an earlier feature (Zhao et al., 2017, arXiv:1612.01105,
-    section 3.3), as MMSegmentation has it."""
+    section 3.3), as MMSegmentation has it; ``bias`` is the convolution's before BatchNorm."""
     return nn.Sequential(
         conv_norm_relu(inputs, width, kernel, dilation=dilation, bias=bias),
-        classifier(width, num_classes, dropout=dropout),
+        classifier(width, num_classes, dropout=dropout, bias=classifier_bias),
     )
 
 

@@ -11,27 +11,31 @@ from segcore.layers.resizing import resize
 
 
 def adaptive_average_pool(x: Float[Tensor, "b c h w"], grid: int) -> Float[Tensor, "b c g g"]:
-    """``F.adaptive_avg_pool2d(x, grid)`` as two matrix products: rows · x · columnsᵀ.
+    """``F.adaptive_avg_pool2d(x, grid)`` as two matrix products, over columns and over rows.
 
     Equal up to rounding at any size. Unlike torch's operator it exports with dynamic height and
     width, and its backward is deterministic on a GPU.
     """
-    height, width = x.shape[-2:]
-    rows = _averaging_matrix(grid, height, x)
-    columns = _averaging_matrix(grid, width, x)
     # Columns first: the large map then goes through one product without being copied.
-    narrow = torch.matmul(x, columns.T)
-    return torch.matmul(narrow.transpose(-1, -2), rows.T).transpose(-1, -2)
+    return _average_rows(_average_rows(x, grid).mT, grid).mT
 
 
-def _averaging_matrix(cells: int, length: int, like: Tensor) -> Float[Tensor, "g n"]:
-    """Row i averages the interval [floor(i n / g), ceil((i + 1) n / g)) of n positions."""
-    cell = torch.arange(cells, device=like.device).unsqueeze(1)
-    position = torch.arange(length, device=like.device)
-    start = cell * length // cells
-    end = ((cell + 1) * length + cells - 1) // cells
-    inside = (position >= start) & (position < end)
-    return inside.to(like.dtype) / (end - start).to(like.dtype)
+def _average_rows(x: Float[Tensor, "b c h w"], grid: int) -> Float[Tensor, "b c h g"]:
+    """The average of each row's w values over the intervals [floor(i w / g), ceil((i + 1) w / g)).
+
+    One over the number of values is what bfloat16 has to round. So the product weighs all of an
+    interval by a power of two, and what that leaves over is divided out in float32 at least.
+    """
+    width = x.shape[-1]
+    cell = torch.arange(grid, device=x.device).unsqueeze(1)
+    position = torch.arange(width, device=x.device)
+    start = cell * width // grid
+    end = ((cell + 1) * width + grid - 1) // grid
+    inside = ((position >= start) & (position < end)).float()
+    weights = inside * torch.exp2(-(end - start).float().log2().ceil())
+    sums = torch.matmul(x, weights.to(x.dtype).T)
+    precision = torch.promote_types(sums.dtype, torch.float32)
+    return (sums.to(precision) / weights.sum(dim=1)).to(sums.dtype)
 
 
 class PyramidPooling(nn.Module):

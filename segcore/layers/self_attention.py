@@ -1,7 +1,8 @@
-"""A map's pixels attend to one another; which to which is told."""
+"""A map's pixels attend to one another, which to which is told; and what comes of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -45,3 +46,18 @@ class SelfAttention(nn.Module):
 def _projection(inputs: int, outputs: int, num_convs: int, *, bias: bool) -> nn.Sequential:
     each = [inputs] + [outputs] * (num_convs - 1)
     return nn.Sequential(*(conv_norm_relu(width, outputs, bias=bias) for width in each))
+
+
+class JoinedContext(nn.Module):
+    """Joins what each pixel gets by attention to the feature, widened if there is more of it."""
+
+    def __init__(self, width: int, attentions: Sequence[nn.Module], *, bias: bool = False) -> None:
+        super().__init__()
+        total = width * len(attentions)
+        self.attentions = nn.ModuleList(attentions)
+        self.widen = conv_norm_relu(width, total, bias=bias) if total > width else nn.Identity()
+        self.join = conv_norm_relu(2 * total, width, bias=bias)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        contexts = (attention(x) for attention in self.attentions)  # none outlives their joining
+        return self.join(torch.cat([*contexts, self.widen(x)], dim=1))

@@ -28,6 +28,21 @@ def test_intervals_overlap_where_the_grid_does_not_divide():
     torch.testing.assert_close(adaptive_average_pool(x, 2)[0, 0], expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("grid", [1, 2, 3, 6, 8])
+def test_the_average_of_ones_is_one_in_low_precision(dtype, grid):
+    ones = torch.ones(1, 1, 97, 193, dtype=dtype)
+    assert torch.equal(adaptive_average_pool(ones, grid), torch.ones(1, 1, grid, grid, dtype=dtype))
+    with torch.autocast("cpu", dtype):
+        under_autocast = adaptive_average_pool(ones.float(), grid)
+    assert torch.equal(under_autocast, torch.ones(1, 1, grid, grid, dtype=dtype))
+
+
+def test_the_average_of_large_values_is_none_too_large_for_float16():
+    large = torch.full((1, 1, 64, 128), 6e4, dtype=torch.float16)
+    assert torch.equal(adaptive_average_pool(large, 1), large[:, :, :1, :1])
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_pooling_takes_either_memory_format(memory_format):
     x = torch.randn(2, 8, 9, 13).to(memory_format=memory_format)
