@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from segcore.errors import InputError
 from segcore.shards import ShardReader
@@ -62,10 +62,15 @@ class RankSteps:
             yield list(range(step * self.batch_size + first, step * self.batch_size + last))
 
 
+class LoaderLostError(RuntimeError):
+    """A process that loads images is gone. Whoever restarts workers may try again."""
+
+
 class Batches:
     """A loader's batches, in order, as often as they are asked for.
 
-    Raises InputError with one line of cause and remedy where a loader worker fails or dies.
+    Raises InputError with one line of cause where a loader worker fails, and LoaderLostError where
+    one dies.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
@@ -83,7 +88,7 @@ class Batches:
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker"):
                 raise
-            raise InputError(
+            raise LoaderLostError(
                 f"a loader worker is dead ({error}); where memory or shared memory (/dev/shm) "
                 f"ran short, lower loader_workers (now {self.loader.num_workers}) or batch_size"
             ) from None
@@ -117,10 +122,11 @@ def _loaded(samples: Any, positions: Any, loader_workers: int) -> Batches:
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Images stay pixel by pixel in memory (channels last), as they are decoded."""
+    """Images stay pixel by pixel in memory (channels last), as they are decoded. torch's own
+    collation stacks straight into the memory that a loader worker shares with its trainer."""
     ids, images, labels = zip(*samples, strict=True)
-    pixels = torch.stack([image.permute(1, 2, 0) for image in images])
-    return Batch(pixels.permute(0, 3, 1, 2), torch.stack(labels), ids)
+    pixels = default_collate([image.permute(1, 2, 0) for image in images])
+    return Batch(pixels.permute(0, 3, 1, 2), default_collate(list(labels)), ids)
 
 
 def _one_thread(_: int) -> None:

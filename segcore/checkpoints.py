@@ -55,13 +55,15 @@ class Checkpoint:
     """The state after ``step`` steps, and the evaluated weights that are ``kept``, best first.
 
     ``state`` holds tensors and plain values only, so that it loads without unpickling code.
-    ``stale`` evaluations have passed since the best one.
+    ``stale`` evaluations have passed since the best one. ``of`` names the configuration and the
+    data of the training.
     """
 
     step: int
     state: dict[str, Any]
     kept: tuple[Kept, ...] = ()
     stale: int = 0
+    of: str = ""
 
     @property
     def best_miou(self) -> float:

@@ -3,11 +3,15 @@
 All of it is trivial in a single process, so nothing that uses it needs two code paths.
 """
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -23,6 +27,23 @@ def total(value: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(value)
     return value
+
+
+def as_rank_0(value: T) -> T:
+    """What rank 0 gives; every worker must ask."""
+    box = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(box, 0)
+    return box[0]
+
+
+def gathered(values: list[T]) -> list[T]:
+    """What all workers give, in the order of their ranks; every worker must ask."""
+    if world_size() == 1:
+        return values
+    lists: list[list[T]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(lists, values)
+    return [value for each in lists for value in each]
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from segcore.distributed import rank, total, world_size
+from segcore.distributed import gathered, rank, total, world_size
 from segcore.errors import InputError
 from segcore.memory import named_shortage
 from segcore.transforms import normalise
@@ -75,13 +75,14 @@ class Updates:
         """Step ``number`` from this worker's share of the global batch."""
         torch.manual_seed(_seed_of(self.seed, number, rank()))
         buffers = self._copies_of_buffers()
-        loss = float(total(self._accumulate(batch)))
+        losses = self._accumulate(batch)
+        loss = float(total(torch.stack(losses).sum()))
         self.scaler.unscale_(self.optimizer)
         parameters = [each for each in self.model.parameters() if each.grad is not None]
         length = get_total_norm([each.grad for each in parameters if each.grad is not None])
         skipped = not (math.isfinite(loss) and math.isfinite(length))
         if skipped:
-            self._note_skipped(loss, float(length), number, batch)
+            self._note_skipped(loss, float(length), number, self._suspects(batch, losses))
             for buffer, copy in buffers:
                 buffer.copy_(copy)
         else:
@@ -98,8 +99,8 @@ class Updates:
         may_skip = self.max_skipped > 0 or self.scaler.is_enabled()
         return [(each, each.clone()) for each in self.model.buffers()] if may_skip else []
 
-    def _note_skipped(self, loss: float, length: float, number: int, batch: Batch) -> None:
-        """Every worker decides alike: both figures are those of all workers."""
+    def _note_skipped(self, loss: float, length: float, number: int, suspects: list[str]) -> None:
+        """Every worker decides alike: all that it is given is of all workers."""
         if math.isfinite(loss) and self.scaler.get_scale() > 1:
             return
         self.skipped += 1
@@ -109,22 +110,29 @@ class Updates:
         again = f", {self.skipped} steps in succession" if self.skipped > 1 else ""
         narrow = ", or train in bfloat16" if self.scaler.is_enabled() else ""
         raise InputError(
-            f"the {what} at step {number} (samples {', '.join(batch.ids[:NAMED])}){again}; "
+            f"the {what} at step {number} (samples {', '.join(suspects[:NAMED])}){again}; "
             f"lower learning_rate or add warmup_steps{narrow}"
         )
 
-    def _accumulate(self, batch: Batch) -> Tensor:
-        """Adds up the gradient, part by part; returns this worker's share of the loss."""
+    def _accumulate(self, batch: Batch) -> list[Tensor]:
+        """Adds up the gradient; returns the share of each of this worker's parts in the loss."""
         labelled = total((batch.labels != IGNORE).sum().to(self.device)).clamp(min=1)
-        loss = torch.zeros((), device=self.device)
-        parts = list(_parts(batch, self.micro_batch))
+        losses, parts = list[Tensor](), list(_parts(batch, self.micro_batch))
         for number, part in enumerate(parts, start=1):
             with (
                 _silent(self.model, last=number == len(parts)),
                 named_shortage(len(part[0]), part[0].shape[2:]),
             ):
-                loss = loss + self._backward(*part, labelled)
-        return loss
+                losses.append(self._backward(*part, labelled))
+        return losses
+
+    def _suspects(self, batch: Batch, losses: list[Tensor]) -> list[str]:
+        """The samples, of all workers, of the parts whose loss is not finite; of all parts where
+        only the gradient is not."""
+        size = self.micro_batch or len(batch.ids)
+        bad = [not math.isfinite(loss) for loss in losses]
+        own = [each for number, each in enumerate(batch.ids) if bad[number // size]]
+        return gathered(own) or gathered(list(batch.ids))
 
     def _backward(self, images: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
         low = self.precision != torch.float32

@@ -11,6 +11,8 @@ from typing import Any
 from segcore.files import written_whole
 from segcore.training import Evaluated, Event, Step
 
+METRICS = "metrics.jsonl"
+
 
 class Journal:
     """Appends events. A resumed training drops the lines past the step that it resumes from,

@@ -1,6 +1,7 @@
 """A resolved row made real: its network, its data, its training."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from segcore.decoded_cache import open_reader
 from segcore.distributed import rank, world_size
 from segcore.errors import InputError
 from segcore.evaluation import evaluate
+from segcore.inference import predictor
 from segcore.losses import Criterion, balanced_weights, build_criterion
 from segcore.metrics import Scores
 from segcore.model_files import build_network
@@ -21,11 +23,11 @@ from segcore.optimization import build_optimizer, build_schedule
 from segcore.row import Run
 from segcore.shards import Manifest
 from segcore.targets import classes_of, criterion_of, reader_of, relabelling
-from segcore.training import Event, Plan, fit, prepare_model
+from segcore.training import Event, Plan, Saved, fit, prepare_model
 from segcore.transforms import Augmentation
 from segcore.types import Batch, ClassTable
 
-__all__ = ["check", "device_of", "loss_of", "optimization_of", "precision_of", "train"]
+__all__ = ["check", "device_of", "loss_of", "optimization_of", "precision_of", "stamp", "train"]
 
 
 def check(run: Run, num_classes: int) -> None:
@@ -65,13 +67,14 @@ def train(
     """Trains the row on this worker's share of every batch, from a checkpoint if there is one,
     else from ``initial`` weights (those that it lacks stay as they were initialised).
 
-    Raises InputError on what does not fit the data or this machine, before the first step.
+    Raises InputError on what does not fit the data or this machine and on a checkpoint of another
+    configuration or of other data, before the first step.
     """
     torch.set_num_threads(run.threads)
     _check_parts(run, world_size())
     device = device_of(run)
     classes = Manifest.read(shards).classes
-    resumed = Checkpoint.read(checkpoint) if checkpoint else None
+    resumed = _resumed(checkpoint, run, shards) if checkpoint else None
     torch.manual_seed(run.seed)
     network = build_network(run, len(classes_of(run, classes)))
     if initial and not resumed:
@@ -87,9 +90,27 @@ def train(
     optimizer, schedule = optimization_of(run, network)
     criterion = loss_of(run, _training_pixels(run, shards))
     batches = _training_batches(run, shards, classes, resumed.step if resumed else 0)
-    validation = _validation(run, shards, len(classes_of(run, classes)))
+    validation = _validation(run, shards, classes_of(run, classes))
     plan = _plan(run, device)
-    yield from fit(model, batches, criterion, optimizer, schedule, validation, plan, resumed)
+    for event in fit(model, batches, criterion, optimizer, schedule, validation, plan, resumed):
+        if isinstance(event, Saved):
+            event = replace(event, checkpoint=stamp(event.checkpoint, run, shards))
+        yield event
+
+
+def stamp(checkpoint: Checkpoint, run: Run, shards: str) -> Checkpoint:
+    """The checkpoint as one of the training of ``run`` on ``shards``, on whatever machines."""
+    return replace(checkpoint, of=f"{run.recipe_fingerprint()}-{Manifest.read(shards).data_hash}")
+
+
+def _resumed(folder: Path, run: Run, shards: str) -> Checkpoint:
+    checkpoint = Checkpoint.read(folder)
+    if checkpoint.of != stamp(checkpoint, run, shards).of:
+        raise InputError(
+            f"{folder} is a checkpoint of another configuration or of other data than this "
+            f"training's; delete {folder.parent} to start afresh"
+        )
+    return checkpoint
 
 
 def _plan(run: Run, device: torch.device) -> Plan:
@@ -180,8 +201,9 @@ def _training_batches(run: Run, shards: str, classes: ClassTable, start: int) ->
     return training_batches(stream, positions, loader_workers=run.loader_workers)
 
 
-def _validation(run: Run, shards: str, num_classes: int) -> Callable[[nn.Module], Scores]:
+def _validation(run: Run, shards: str, classes: ClassTable) -> Callable[[nn.Module], Scores]:
     """Scores a network on the split ``val``, else the row's first one, each worker its slice."""
+    predict = predictor(run.test_time.single(), classes.mirror)
     split = "val" if "val" in Manifest.read(shards).splits else run.splits[0]
     batches = evaluation_batches(
         reader_of(run, shards, split),
@@ -191,7 +213,7 @@ def _validation(run: Run, shards: str, num_classes: int) -> Callable[[nn.Module]
     )
 
     def validate(network: nn.Module) -> Scores:
-        return evaluate(network, batches, num_classes)
+        return evaluate(network, batches, len(classes), predict)
 
     return validate
 

@@ -138,7 +138,8 @@ def fit(
     ``batches`` holds this worker's share of every step that is left; ``criterion`` gives sums
     over pixels. Everything random is a function of (seed, step, rank), so that a resumed
     training goes on exactly. Workers decide alike: what decides is the same on all of them.
-    Raises InputError when the loss or the gradient is no longer finite.
+    Raises InputError when the loss or the gradient is no longer finite, and where there is nothing
+    to score.
     """
     parts = _parts(model, criterion, optimizer, schedule, plan)
     last = parts.restored(resumed) if resumed else Checkpoint(0, {})
@@ -233,4 +234,10 @@ def _parts(
 def _timed(evaluate: Callable[[nn.Module], Scores], network: nn.Module) -> tuple[Scores, float]:
     begun = perf_counter()
     share_buffers(network)  # what is scored are the weights that rank 0 keeps
-    return evaluate(network), perf_counter() - begun
+    scores = evaluate(network)
+    if not scores.present.any():
+        raise InputError(
+            "the images that training is scored on hold no labelled pixel, so there is no mIoU; "
+            "look at the audit of the data (pipelines.validate)"
+        )
+    return scores, perf_counter() - begun

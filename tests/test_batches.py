@@ -13,6 +13,7 @@ from PIL import Image
 
 from segcore.batches import (
     Batches,
+    LoaderLostError,
     RankSteps,
     TrainingStream,
     evaluation_batches,
@@ -237,7 +238,8 @@ def batches_of(kind: type[ShardReader], reader: ShardReader, workers: int) -> Ba
 
 
 def test_a_worker_that_was_killed_is_told(reader):
-    with pytest.raises(InputError, match=r"loader worker is dead.*lower loader_workers \(now 1\)"):
+    message = r"loader worker is dead.*lower loader_workers \(now 1\)"
+    with pytest.raises(LoaderLostError, match=message):
         list(batches_of(Dying, reader, 1))
 
 

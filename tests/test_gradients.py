@@ -11,7 +11,7 @@ from segcore.distributed import rank
 from segcore.errors import InputError
 from segcore.gradients import Updates
 from segcore.optimization import build_optimizer
-from segcore.training import Evaluated, Saved, Step
+from segcore.training import Evaluated, Saved, Step, prepare_model
 from segcore.types import Batch, Prediction
 from tests.small_training import Small, batches, cross_entropy, events_of, losses_of, plan
 from tests.workers import run_workers
@@ -224,3 +224,24 @@ def test_a_batch_is_named_by_its_first_samples():
     updates = Updates(network, cross_entropy, build_optimizer("sgd", network, learning_rate=0.1))
     with pytest.raises(InputError, match=r"\(samples image0, .*, image7\); lower"):
         updates.take(batch, 1)
+
+
+def refusal_of_both() -> str:
+    """Each has two images, one at a time; worker 1 sees what is not finite in its second."""
+    network = Overflow(math.nan, 2) if rank() else Small()
+    (batch,) = batches(1, size=4)
+    model = prepare_model(network, torch.device("cpu"), sync_batchnorm=False)
+    optimizer = build_optimizer("sgd", network, learning_rate=0.1)
+    updates = Updates(model, cross_entropy, optimizer, micro_batch=1)
+    try:
+        updates.take(batch, 1)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.long
+def test_the_samples_named_are_those_of_the_part_that_was_not_finite_on_any_worker():
+    said = run_workers(2, refusal_of_both)
+    assert said[0] == said[1]
+    assert "(samples 0.3);" in said[0]

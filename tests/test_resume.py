@@ -141,7 +141,9 @@ def test_killed_and_resumed_is_never_stopped(tiny, tmp_path, never_stopped, kind
     assert log_of(tmp_path) == log_of(straight)
     found, expected = (Checkpoint.read(folder / "last") for folder in (tmp_path, straight))
     assert hash_of(found.state["model"]) == hash_of(expected.state["model"])
-    torch.testing.assert_close(vars(found), vars(expected), rtol=0, atol=0)
+    assert found.of == expected.of
+    ours, theirs = (vars(each) | {"of": None} for each in (found, expected))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 def test_a_full_training_holds_all_that_may_be_lost(tiny):

@@ -1,5 +1,6 @@
 """Rows trained for real on the dataset ``tiny``: repeated, resumed, spread over workers."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -49,6 +50,20 @@ def test_a_checkpoint_cut_short_is_refused(tiny, tmp_path):
     os.truncate(tmp_path / "last" / STATE, 5000)
     with pytest.raises(InputError, match="last is no whole checkpoint"):
         next(train(row(steps=1), tiny, tmp_path / "last"))
+
+
+def test_a_checkpoint_of_another_configuration_or_of_other_data_is_refused(tiny, tmp_path):
+    run = row(steps=2)
+    saved = last_of(run, tiny)
+    saved.write(tmp_path / "last")
+    elsewhere = row(steps=2, loader_workers=2, threads=2)  # where it runs is all the same
+    assert list(train(elsewhere, tiny, tmp_path / "last")) == []
+    message = r"last is a checkpoint of another configuration or of other data .*; delete"
+    with pytest.raises(InputError, match=message):
+        next(train(row(steps=2, learning_rate=0.02), tiny, tmp_path / "last"))
+    dataclasses.replace(saved, of=f"{run.recipe_fingerprint()}-other").write(tmp_path / "last")
+    with pytest.raises(InputError, match=message):
+        next(train(run, tiny, tmp_path / "last"))
 
 
 # --- spread over workers -----------------------------------------------------------------------

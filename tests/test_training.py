@@ -3,12 +3,15 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from segcore.distributed import SyncBatchNorm
 from segcore.errors import InputError
+from segcore.metrics import Scores
 from segcore.models import build_model
 from segcore.optimization import build_optimizer, build_schedule
 from segcore.training import Evaluated, Saved, Step, fit, prepare_model, unwrapped
@@ -311,6 +314,16 @@ def test_a_checkpoint_of_another_network_is_refused():
 
 
 @pytest.mark.long
+def test_images_without_a_labelled_pixel_cannot_decide_what_is_best():
+    def evaluate(_: nn.Module) -> Scores:
+        return Scores(np.zeros((4, 4), np.int64))
+
+    events = events_of(Small(), plan(2), evaluate=evaluate)
+    assert [type(next(events)) for _ in range(2)] == [Step, Step]
+    with pytest.raises(InputError, match=r"hold no labelled pixel, so there is no mIoU"):
+        next(events)
+
+
 def test_what_is_wrapped_is_found_again():
     network = Small()
     model = prepare_model(network, torch.device("cpu"), compile=True)

@@ -146,7 +146,7 @@ class Course:
         for number in numbers:
             if number is not None and number != self.best:
                 for checkpoint in self.place(number).glob("step-*"):
-                    rmtree(checkpoint)
+                    rmtree(checkpoint, ignore_errors=True)  # its workers may still write
 
     def _tell(self, kind: str, number: int, what: dict[str, Any]) -> None:
         event = {"event": kind, "trial": number, **what}

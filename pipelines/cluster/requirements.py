@@ -51,7 +51,7 @@ def check_requirements(run: Run, trials: int = 1) -> None:
         if each * workers > has.get(kind, 0):
             needed = f"need {each * workers:.0f} {kind}, the cluster has {has.get(kind, 0):.0f}"
             raise InputError(f"{what} {needed}; {remedy}")
-    if not state.get_max_resources_from_cluster_config() and _places(run) < workers:
+    if not _grows() and _places(run) < workers:
         needed = ", ".join(f"{count:.0f} {kind}" for kind, count in resources(run).items())
         raise InputError(
             f"{what} need {needed} each on one node, the cluster has room for {_places(run)}; "
@@ -64,6 +64,20 @@ def _places(run: Run) -> int:
     nodes = [Counter(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     each = resources(run).items()
     return sum(min(int(node[kind] // count) for kind, count in each) for node in nodes)
+
+
+def trials_at_once(run: Run, workers: int) -> int:
+    """How many trials of so many workers this row's share of the cluster holds, at least one."""
+    has, each = share(), resources(run)
+    places = [int(has.get(kind, 0) // count) for kind, count in each.items()]
+    if not _grows():
+        places.append(_places(run))
+    return max(1, min(places) // workers)
+
+
+def _grows() -> bool:
+    """Whether the cluster starts nodes as they are needed."""
+    return bool(state.get_max_resources_from_cluster_config())
 
 
 def needs(run: Run, rows: int) -> dict[str, float]:

@@ -16,8 +16,10 @@ from ray.tune.search import Searcher
 
 from pipelines.cluster.course import Course, Event
 from pipelines.cluster.probes import check_places
-from pipelines.cluster.requirements import resources, share
+from pipelines.cluster.recording import LAST_WORDS, noted
+from pipelines.cluster.requirements import resources, trials_at_once
 from pipelines.cluster.trials import SLIVER, many_workers, one_process
+from pipelines.cluster.watchdog import STALL_SECONDS
 from segcore.row import Run
 from segcore.tables import Options
 
@@ -44,7 +46,7 @@ def search_row(
     assert search is not None
     check_places(folder, shards)
     hold = {kind: count * search.workers for kind, count in resources(run).items()}
-    concurrent = search.concurrent or _fitting(hold)
+    concurrent = search.concurrent or trials_at_once(run, search.workers)
     course = Course(search, run.seed, folder, hold, concurrent, listener)
     course.replay(past)
     if not course.is_over:
@@ -57,12 +59,13 @@ def search_row(
 def _tuner(course: Course, values: Options, shards: str, hold: dict[str, float]) -> ray.tune.Tuner:
     alone = course.search.workers == 1
     rmtree(course.folder / "ray", ignore_errors=True)
-    trial = ray.tune.with_parameters(
-        one_process if alone else many_workers,
-        base=values,
-        shards=shards,
-        latency=course.search.latency,
-    )
+    shared = {
+        "base": values,
+        "shards": shards,
+        "latency": course.search.latency,
+        "stall_seconds": STALL_SECONDS,
+    }
+    trial = ray.tune.with_parameters(one_process if alone else many_workers, shared=shared)
     proposals = _Proposals(course)
     return ray.tune.Tuner(
         ray.tune.with_resources(trial, hold if alone else {"CPU": SLIVER}),
@@ -80,12 +83,6 @@ def _tuner(course: Course, values: Options, shards: str, hold: dict[str, float])
             failure_config=ray.tune.FailureConfig(max_failures=RESTARTS),
         ),
     )
-
-
-def _fitting(hold: dict[str, float]) -> int:
-    """As many trials side by side as the cluster holds, or this row's share of it."""
-    has = share()
-    return max(1, min(int(has.get(kind, 0) // count) for kind, count in hold.items()))
 
 
 class _Proposals(Searcher):
@@ -113,7 +110,9 @@ class _Proposals(Searcher):
     ) -> None:
         number = self.numbers.pop(trial_id)
         if error:
-            self.course.failed[number] = f"its process died {RESTARTS + 1} times"
+            words = noted(self.course.place(number), LAST_WORDS)
+            what = f"it ended {RESTARTS + 1} times before its time"
+            self.course.failed[number] = f"{what}: {words}" if words else what
         self.course.ended(number)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

@@ -1,32 +1,32 @@
 """Ray Train: the workers of one row, restarted from their last checkpoint when they die."""
 
-import contextlib
-import tempfile
+import socket
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
+from threading import Thread
 from typing import Any
 
 import ray.train
-from ray.train import Checkpoint as RayCheckpoint
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import Tensor
 
 from pipelines.cluster.failures import Failures, last_line, told
 from pipelines.cluster.probes import check_places
+from pipelines.cluster.recording import REFUSAL, forget, newest, noted, noting, recorded
 from pipelines.cluster.requirements import on_gpus, resources
-from pipelines.cluster.watchdog import STALL_SECONDS, stacks_of, watched, written_stacks
+from pipelines.cluster.watchdog import STALL_SECONDS, written_stacks
 from segcore.errors import InputError
-from segcore.files import read_json, write_json
 from segcore.initial import initial_weights
-from segcore.journal import Journal
 from segcore.row import Run
 from segcore.runs import train
 from segcore.shards import Manifest
 from segcore.targets import classes_of
-from segcore.training import Saved
 
-FAILURES, REFUSAL = "failures.jsonl", "refused.json"
+FAILURES = "failures.jsonl"
 RESTARTS = 2
 """How often a group of workers starts again from the same checkpoint."""
 RESIZE_SECONDS = 30.0
@@ -50,34 +50,50 @@ def train_row(
     """
     folder = storage / name
     check_places(folder, shards)
-    (folder / REFUSAL).unlink(missing_ok=True)
-    begin = partial(_trainer, run, shards, name, storage, initial)
+    forget(folder)
+    begin = partial(_trainer, run, shards, folder, initial)
     with told(folder / FAILURES, run, tell):
-        while (checkpoint := _goes_on(begin, folder)) is None:
+        while not _ends(begin, folder):
             pass
+    checkpoint = newest(folder)
+    assert checkpoint is not None, "a training ends with a checkpoint"
     return checkpoint
 
 
-def _goes_on(begin: Callable[[], TorchTrainer], folder: Path) -> Path | None:
-    """The last checkpoint of a training that ended; none where it failed after a new one."""
-    reached = _last_step(folder)
-    refusal = folder / REFUSAL
+def _ends(begin: Callable[[], TorchTrainer], folder: Path) -> bool:
+    """Whether a training comes to its end; False where it failed after a new checkpoint."""
+    reached = newest(folder)
+    rmtree(folder / "ray", ignore_errors=True)  # what Ray Train remembers; all is in the folder
     try:
-        checkpoint = begin().fit().checkpoint
-    except ray.train.TrainingFailedError as error:
-        if not refusal.exists():
-            if _last_step(folder) == reached:
-                raise InputError(_why(error, folder)) from error
-            return None
-        checkpoint = None
-    if refusal.exists():
-        raise InputError(read_json(refusal))
-    assert checkpoint is not None, "a training ends with a checkpoint"
-    return Path(checkpoint.path)
+        _beside(begin().fit)
+        failure = None
+    except (ray.train.TrainingFailedError, RayActorError) as error:
+        failure = error
+    if refusal := noted(folder, REFUSAL):
+        raise InputError(refusal)
+    if failure and newest(folder) == reached:
+        raise InputError(_why(failure, folder)) from failure
+    return failure is None
 
 
-def _trainer(run: Run, shards: str, name: str, storage: Path, initial: Path | None) -> TorchTrainer:
-    folder, gpus = storage / name, on_gpus(run)
+def _beside(work: Callable[[], object]) -> None:
+    """Does it in another thread: in the main one Ray Train would answer Ctrl-C in its own way, with
+    the status of success, and would go on doing so afterwards."""
+    done = Future[None]()
+
+    def run() -> None:
+        try:
+            work()
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=run, name="ray train", daemon=True).start()
+    done.result()
+
+
+def _trainer(run: Run, shards: str, folder: Path, initial: Path | None) -> TorchTrainer:
+    gpus = on_gpus(run)
     placed = run.model_copy(update={"device": "cuda" if gpus else "cpu"})
     config = {
         "run": placed.model_dump(mode="json"),
@@ -95,21 +111,19 @@ def _trainer(run: Run, shards: str, name: str, storage: Path, initial: Path | No
             resources_per_worker=resources(run),
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         ),
-        # Longer than the watchdog's time, which knows where a worker hangs; this one does not.
-        torch_config=TorchConfig(timeout_s=round(STALL_SECONDS) + 60),
+        torch_config=torch_config(STALL_SECONDS),
         run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=str(storage),
+            name=folder.name,
+            storage_path=str(folder / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=[Failures(folder / FAILURES)],
         ),
     )
 
 
-def _last_step(folder: Path) -> str:
-    """The newest checkpoint's name; names sort by step."""
-    return max((path.name for path in folder.glob("step-*")), default="")
+def torch_config(stall_seconds: float) -> TorchConfig:
+    """Waits longer than the watchdog, which knows where a worker hangs; this one does not."""
+    return TorchConfig(timeout_s=round(stall_seconds) + 60)
 
 
 def _why(error: BaseException, folder: Path) -> str:
@@ -126,57 +140,26 @@ def _why(error: BaseException, folder: Path) -> str:
 def _worker(config: dict[str, Any]) -> None:
     """One rank of a training. A refusal is noted and not tried again."""
     folder = Path(config["folder"])
-    refusal = folder / REFUSAL
-    if refusal.exists():  # the group was restarted after a refusal: trying again cannot help
+    if not folder.is_dir():  # a node that joined after all others were asked
+        node = socket.gethostname()
+        raise InputError(f"{node} does not see {folder}: workers need a disk that all nodes share")
+    if noted(folder, REFUSAL):  # the group was restarted after a refusal: trying again cannot help
         return
-    context = ray.train.get_context()
-    stacks = stacks_of(folder, context.get_world_rank())
     try:
-        initial = Path(config["initial"]) if config["initial"] else None
-        run = Run.model_validate(config["run"])
-        with watched(stacks, config["stall_seconds"]) as alive:
-            _train_reporting(run, config["shards"], folder, initial, alive)
-    except InputError as error:
-        write_json(refusal, str(error))
-        if context.get_world_size() > 1:
+        with noting(folder):
+            _train(Run.model_validate(config["run"]), folder, config)
+    except InputError:
+        if ray.train.get_context().get_world_size() > 1:
             raise  # it ends the other workers, which wait for this one
 
 
-def _train_reporting(
-    run: Run, shards: str, folder: Path, initial: Path | None, alive: Callable[[], None]
-) -> None:
-    first = ray.train.get_context().get_world_rank() == 0
-    latest = ray.train.get_checkpoint()
-    with contextlib.ExitStack() as stack:
-        start = stack.enter_context(latest.as_directory()) if latest else None
-        weights = None if start or not initial else _weights_for(run, shards, initial)
-        events = train(run, shards, Path(start) if start else None, weights)
-        journal: Journal | None = None
-        for event in events:
-            alive()
-            if first and journal is None:
-                journal = Journal(folder / "metrics.jsonl", event.number - 1)
-            if journal:
-                journal.record(event)
-            if isinstance(event, Saved):
-                _report_checkpoint(event, first)
-                alive()
+def _train(run: Run, folder: Path, config: dict[str, Any]) -> None:
+    start, shards = newest(folder), config["shards"]
+    initial = Path(config["initial"]) if config["initial"] and not start else None
+    weights = _weights_for(run, shards, initial) if initial else None
+    for _ in recorded(train(run, shards, start, weights), folder, config["stall_seconds"]):
+        pass
 
 
 def _weights_for(run: Run, shards: str, initial: Path) -> dict[str, Tensor]:
     return initial_weights(run, classes_of(run, Manifest.read(shards).classes), initial)
-
-
-def _report_checkpoint(event: Saved, first: bool) -> None:
-    """Every rank reports, a barrier; rank 0's checkpoint goes to the storage of the run."""
-    if not first:
-        ray.train.report({"step": event.number})
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        local = Path(scratch) / "checkpoint"
-        event.checkpoint.write(local)
-        ray.train.report(
-            {"step": event.number},
-            checkpoint=RayCheckpoint.from_directory(local),
-            checkpoint_dir_name=f"step-{event.number:07d}",
-        )

@@ -50,8 +50,9 @@ def journal_of(project: Project) -> Path | None:
 
 
 def has_checkpoint(project: Project) -> bool:
-    """The second one has begun, so the first one is whole."""
-    return any(project.work.glob(f"{PLAIN}-*/step-0000004"))
+    """One of those from the second on, of which the newest two stay."""
+    found = project.work.glob(f"{PLAIN}-*/step-*")
+    return any(path.name >= "step-0000004" for path in found)
 
 
 def outputs(project: Project) -> list[str]:
@@ -106,16 +107,16 @@ def test_a_killed_training_goes_on_and_ends_the_same(ready: Project, finished: P
     assert read_lines(ready.run(PLAIN) / "metrics.jsonl")[:2] == before[:2]
 
 
+def saving(project: Project, step: int) -> bool:
+    """A checkpoint is being written aside, or it is there."""
+    name = f"step-{step:07d}"
+    return any([*project.work.glob(f"{PLAIN}-*/.{name}.*"), *project.work.glob(f"*/{name}")])
+
+
 MOMENTS = {
     "before the first step": lambda project: any(project.work.glob(f"{PLAIN}-*")),
     **{f"after {events} events": partial(reached, events=events) for events in (1, 3, 5, 7, 10)},
-    # a checkpoint's folder is there before what it holds
-    **{
-        f"inside save {step}": lambda project, step=step: any(
-            project.work.glob(f"{PLAIN}-*/step-{step:07d}")
-        )
-        for step in (2, 6, 8, 12)
-    },
+    **{f"inside save {step}": partial(saving, step=step) for step in (2, 6, 8, 12)},
 }
 """Ten, spread over a training."""
 

@@ -49,6 +49,7 @@ TABLE: dict[str, Any] = {
             "backbone": "resnet18",
             "dataset": "tiny",
             "workers": 2,
+            "loader_workers": 2,
             "options": {"width": 8, "auxiliary_width": 8},
         },
         SEARCHED: {
