@@ -16,6 +16,7 @@ from segcore.export import FORMS, SMALLEST, export, stride_of
 from segcore.files import write_json
 from segcore.model_files import load_model
 from segcore.shards import Manifest, ShardReader
+from segcore.targets import classes_of
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def export_row(row: str, forms: list[str], images: int, out: Path, project: Proj
     name, _, version = row.partition("@")
     model = load_model(open_store(project.root).fetch(name, version or "champion"))
     shards, split = project.require_shards(model.config.dataset), model.config.splits[0]
-    if Manifest.read(shards).classes != model.classes:
+    if classes_of(model.config, Manifest.read(shards).classes) != model.classes:
         raise InputError(
             f"{row} was trained on other classes than {shards} holds; name the version"
         )

@@ -51,7 +51,7 @@ class ServedModel(PythonModel):
 
         loaded = load_model(Path(context.artifacts["model"]))
         self.network = loaded.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        self.classes = loaded.classes
+        self.classes, self.how = loaded.classes, loaded.config.test_time.single()
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -62,7 +62,7 @@ class ServedModel(PythonModel):
         from segcore.serving import answer
 
         try:
-            return answer(self.network, self.classes, model_input.to_dict("records"))
+            return answer(self.network, self.classes, model_input.to_dict("records"), self.how)
         except InputError as error:
             raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from None
 

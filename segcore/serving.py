@@ -8,7 +8,8 @@ RGB, an array or lists, is answered with ``label_map``, uint8 [h, w].
 import base64
 import binascii
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -20,11 +21,16 @@ from torch import Tensor, nn
 
 from segcore.decoding import Pixels
 from segcore.errors import InputError
-from segcore.inference import predict_labels
+from segcore.inference import predictor, resized_sides
 from segcore.pictures import label_image, overlay
+from segcore.tables import TestTime
 from segcore.types import ClassTable
 
 Row = Mapping[str, Any]
+Look = Callable[[Tensor], Tensor]
+
+WHOLE = TestTime()
+"""The whole image, at its own size."""
 
 MOST_PIXELS = 1 << 24
 """Of all files of one request together: one of 4096x4096, eight of 1024x2048."""
@@ -37,8 +43,11 @@ FORMS = "image (the bytes of a JPEG or PNG file) and pixels (uint8 [h, w, 3], RG
 START_OF_SCAN = b"\xff\xda"
 
 
-def answer(network: nn.Module, classes: ClassTable, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """An answer for each row, one by one: memory does not grow with their number.
+def answer(
+    network: nn.Module, classes: ClassTable, rows: Sequence[Row], how: TestTime = WHOLE
+) -> list[dict[str, Any]]:
+    """An answer for each row, one by one: memory does not grow with their number. Images are
+    looked at as ``how`` says.
 
     Raises InputError, which names the row by its place, before any image is decoded where a
     header says that it is too large, and where one is no image, damaged or too small.
@@ -47,7 +56,8 @@ def answer(network: nn.Module, classes: ClassTable, rows: Sequence[Row]) -> list
     if not found:
         raise InputError(f"the request holds no image; a row has one of {FORMS}")
     check_sizes(found)
-    return [_answer(network, classes, image, place) for place, image in enumerate(found)]
+    look = partial(_look, network, classes, how)
+    return [_answer(look, classes, image, place) for place, image in enumerate(found)]
 
 
 def _image_of(row: Row, place: int) -> bytes | list[Any] | np.ndarray:
@@ -96,12 +106,12 @@ def _size_of(content: bytes, place: int) -> tuple[int, int]:
     return size
 
 
-def _answer(network: nn.Module, classes: ClassTable, given: Any, place: int) -> dict[str, Any]:
+def _answer(look: Look, classes: ClassTable, given: Any, place: int) -> dict[str, Any]:
     is_file = isinstance(given, bytes)
     pixels = _decoded(given, place) if is_file else _checked(given, place)
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     try:
-        labels = predict_labels(network, image[None])[0].cpu()
+        labels = look(image)
     except InputError as error:
         raise InputError(f"image {place}: {error}") from None
     if not is_file:
@@ -110,9 +120,22 @@ def _answer(network: nn.Module, classes: ClassTable, given: Any, place: int) -> 
     return {"labels": labels_png(labels, classes), "overlay": _png(painted)}
 
 
+def _look(
+    network: nn.Module, classes: ClassTable, how: TestTime, image: UInt8[Tensor, "3 h w"]
+) -> UInt8[Tensor, "h w"]:
+    height, width = image.shape[1:]
+    tall, wide = resized_sides((height, width), how.resize)
+    if tall * wide > MOST_PIXELS:  # a narrow image becomes endless at a given short side
+        raise InputError(
+            f"{height}x{width} pixels, which the model looks at as {tall}x{wide}: at most "
+            f"{MOST_PIXELS} pixels; cut it"
+        )
+    return predictor(how, classes.mirror)(network, image[None])[0].cpu()
+
+
 def _decoded(content: bytes, place: int) -> Pixels:
-    """The same pixels as ``segcore.decoding.decode``, which inflates all that a PNG holds,
-    however little of it the image needs."""
+    """The same pixels as ``segcore.decoding.decode``, which lists the chunks of a PNG; a hostile
+    one has a million of them, and a listed one takes many times its bytes."""
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)

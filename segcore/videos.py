@@ -51,7 +51,10 @@ def _frames(capture: cv2.VideoCapture, frame: np.ndarray) -> Iterator[Pixels]:
 
 @contextmanager
 def written_video(path: Path, rate: float) -> Iterator[Callable[[UInt8[Tensor, "3 h w"]], None]]:
-    """Takes RGB pictures of one size, at least one, as MPEG-4; the ``.mp4`` is whole or absent."""
+    """Takes RGB pictures of one size, at least one, as MPEG-4; the ``.mp4`` is whole or absent.
+
+    Raises InputError where this OpenCV cannot write such a file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.part.mp4")  # OpenCV goes by the suffix
     writers = list[cv2.VideoWriter]()
@@ -59,7 +62,7 @@ def written_video(path: Path, rate: float) -> Iterator[Callable[[UInt8[Tensor, "
     def write(picture: Tensor) -> None:
         if not writers:
             size = picture.shape[2], picture.shape[1]
-            writers.append(cv2.VideoWriter(str(aside), _fourcc("mp4v"), rate, size))
+            writers.append(_writer(aside, path, rate, size))
         writers[0].write(cv2.cvtColor(picture.permute(1, 2, 0).numpy(), cv2.COLOR_RGB2BGR))
 
     try:
@@ -70,5 +73,11 @@ def written_video(path: Path, rate: float) -> Iterator[Callable[[UInt8[Tensor, "
         aside.unlink(missing_ok=True)
 
 
-def _fourcc(name: str) -> int:
-    return cv2.VideoWriter.fourcc(*name)
+def _writer(aside: Path, path: Path, rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
+    writer = cv2.VideoWriter(str(aside), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+    if not writer.isOpened():  # each picture would be lost, and nothing said
+        raise InputError(
+            f"{path} cannot be written: this OpenCV has no MPEG-4 encoder, or the folder takes no "
+            "files; install opencv-python-headless, or label the frames as images"
+        )
+    return writer

@@ -2,15 +2,21 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from jaxtyping import config
 
+from pipelines import export as stage
 from segcore.errors import InputError
-from segcore.export import FromPixels, export
+from segcore.export import Difference, FromPixels, export
+from segcore.files import read_json
 from segcore.inference import predict_labels
+from segcore.segfix import MOVES
 from segcore.segmenter import Segmenter
+from segcore.shards import Manifest
 from tests.narrow_networks import build_narrow
 
 
@@ -99,3 +105,31 @@ def test_what_cannot_be_exported_is_told(network: Segmenter, tmp_path: Path):
     with pytest.raises(InputError, match="no form 'onx'; did you mean 'onnx'"):
         export(network, "onx", tmp_path / "row.onx", [small])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["fcn", "segfix"])
+def test_a_row_is_compared_on_the_data_that_it_knows(
+    network: Segmenter, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+):
+    """SegFix knows the classes of no data set."""
+    classes = MOVES if method == "segfix" else Manifest.read(tiny).classes
+    row = SimpleNamespace(method=method, dataset="tiny", splits=("val",))
+    model = SimpleNamespace(network=network, config=row, classes=classes)
+    exported = list[Any]()
+
+    def written(*given: Any) -> Difference:
+        exported.append(given)
+        return Difference(0.0, 0.0)
+
+    held = SimpleNamespace(fetch=lambda name, version: Path(name))
+    monkeypatch.setattr(stage, "open_store", lambda root: held)
+    monkeypatch.setattr(stage, "load_model", lambda folder: model)
+    monkeypatch.setattr(stage, "export", written)
+    project: Any = SimpleNamespace(root=tmp_path, require_shards=lambda dataset: tiny)
+    stage.export_row("row", ["onnx"], 2, tmp_path, project)
+    ((_, form, path, images),) = exported
+    assert (form, path.name, len(images)) == ("onnx", "row.onnx", 2)
+    assert read_json(tmp_path / "row.json")["classes"]["names"] == list(classes.names)
+    model.classes = MOVES if method == "fcn" else Manifest.read(tiny).classes
+    with pytest.raises(InputError, match="trained on other classes"):
+        stage.export_row("row", ["onnx"], 2, tmp_path, project)

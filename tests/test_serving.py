@@ -17,8 +17,10 @@ from torch import nn
 
 from segcore.decoding import decode
 from segcore.errors import InputError
+from segcore.inference import predictor
 from segcore.pictures import overlay
 from segcore.serving import MOST_PIXELS, answer
+from segcore.tables import TestTime
 from segcore.types import ClassTable
 
 CLASSES = ClassTable(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), (0, 1, 2))
@@ -113,6 +115,21 @@ def test_other_kinds_of_files_are_read_as_in_training(network: Brightest, mode: 
     (answered,) = answer(network, CLASSES, [{"image": content}])
     with opened(answered["labels"]) as labels:
         np.testing.assert_array_equal(np.asarray(labels), brightest(decode(content)))
+
+
+def test_images_are_looked_at_as_the_row_says(network: Brightest):
+    how = TestTime(resize=9)
+    found = [row["label_map"] for row in answer(network, CLASSES, [{"pixels": photo()}], how)]
+    image = torch.from_numpy(photo()).permute(2, 0, 1)[None]
+    np.testing.assert_array_equal(found, predictor(how, CLASSES.mirror)(network, image))
+    assert (found[0] != brightest(photo())).any()
+
+
+def test_a_narrow_image_does_not_become_an_endless_one(network: Brightest):
+    said = "image 0: 2x3000 pixels, which the model looks at as 520x780000: at most 16777216"
+    with pytest.raises(InputError, match=said):
+        answer(network, CLASSES, [{"image": encoded(photo(2, 3000))}], TestTime(resize=520))
+    assert network.passes == 0
 
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -7,19 +7,22 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from pipelines.served_model import SERVED_WITH
+from pipelines.served_model import SERVED_WITH, ServedModel
 from pipelines.tracking import Decision, Store, decide, open_store
 from segcore.decoding import decode
 from segcore.errors import InputError
-from segcore.inference import predict_labels
+from segcore.inference import predict_labels, predictor
 from segcore.model_files import build_network, save_model
 from segcore.row import Run
+from segcore.tables import TestTime
 from segcore.types import ClassTable
 
 OWN = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
@@ -246,6 +249,38 @@ def test_a_registered_model_loads_without_the_project_and_gives_the_same_labels(
     expected = predict_labels(network, torch.from_numpy(photo).permute(2, 0, 1)[None].contiguous())
     with Image.open(tmp_path / "elsewhere/labels.png") as opened:
         np.testing.assert_array_equal(np.asarray(opened), expected[0].numpy())
+
+
+def test_a_served_model_looks_at_images_once_as_its_row_says(tmp_path: Path):
+    torch.manual_seed(0)
+    look = {"resize": 40, "window": (32, 32), "stride": (20, 20)}
+    run = Run(
+        method="fcn",
+        backbone="resnet18",
+        backbone_options={"channels": [8, 16, 16, 16]},
+        dataset="shapes",
+        steps=1,
+        batch_size=1,
+        crop=(32, 32),
+        evaluate_every=1,
+        save_every=1,
+        test_time=TestTime(scales=(1.0, 2.0), flip=True, **look),
+    )
+    network = build_network(run, 2).eval()
+    with torch.no_grad():  # none of two classes is more likely than the other on the whole
+        means = network(torch.randn(1, 3, 64, 48)).logits.mean((0, 2, 3))
+        for bias in (each for each in network.parameters() if each.shape == (2,)):
+            bias -= means
+    classes = ClassTable(("road", "sky"), ((0, 0, 0), (9, 9, 9)), (0, 1))
+    save_model(tmp_path, network.state_dict(), "windows", run, classes)
+    model = ServedModel()
+    model.load_context(SimpleNamespace(artifacts={"model": str(tmp_path)}))
+    pixels = np.random.default_rng(3).integers(0, 256, (64, 48, 3), np.uint8)
+    (found,) = model.predict(None, pd.DataFrame({"pixels": [pixels]}))
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
+    expected = predictor(TestTime(**look), (0, 1))(network, image)[0]
+    np.testing.assert_array_equal(found["label_map"], expected)
+    assert not torch.equal(expected, predict_labels(network, image)[0])
 
 
 TWO_VERSIONS = """
