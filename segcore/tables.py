@@ -168,7 +168,7 @@ class Published(Table):
     fps: Annotated[float, Gt(0)] | None = None
     pretraining: str = ""
     setting: str = ""
-    """What else the source says, in its words."""
+    """What else the source says, in its words; or what of that the row leaves out."""
     assumed: tuple[str, ...] = ()
     """The row's keys whose values nobody printed."""
 
