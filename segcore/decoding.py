@@ -65,11 +65,12 @@ def inflated(content: memoryview) -> memoryview:
         return content
     packed = b"".join(data for kind, data in chunks if kind == b"IDAT")
     inflater = isal_zlib.decompressobj()
-    rows = inflater.decompress(packed, size + 1)  # a small file may inflate to gigabytes
+    rows = inflater.decompress(packed, size + 1)  # one more, so that what ends there says so
     if len(rows) <= size and not inflater.eof:
         raise INFLATE_ERROR("the file is truncated")
-    if len(rows) != size:
+    if len(rows) < size:
         return content
+    rows = rows[:size]  # a small file may inflate to gigabytes, which libpng would wait for
     plain = (b"IHDR", [header]), (b"IDAT", _stored(rows)), (b"IEND", [])
     parts = (part for kind, data in plain for part in _chunk(kind, data))
     return memoryview(b"".join((SIGNATURE, *parts)))
