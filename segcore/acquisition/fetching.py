@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from segcore.acquisition.accounts import Account
 from segcore.acquisition.archives import Archive, written_below
@@ -86,14 +87,18 @@ def held(path: Path, watch: Watch) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:
-        told = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    watch.say(f"waiting for another process that holds {path}")
-                told = True
-                watch.pause(0.2)
+        with written_below(path.parent):  # not every disk knows locks
+            wait_for(file, path, watch)
         yield
+
+
+def wait_for(file: IO[str], path: Path, watch: Watch) -> None:
+    told = False
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not told:
+                watch.say(f"waiting for another process that holds {path}")
+            told = True
+            watch.pause(0.2)

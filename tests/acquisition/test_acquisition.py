@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -410,6 +412,16 @@ def test_a_lock_is_waited_for(tmp_path, monkeypatch):
     assert heard.lines == [f"waiting for another process that holds {tmp_path}/lock"]
     with held(tmp_path / "lock", waiting):
         assert len(pauses) == 3
+
+
+def test_a_disk_without_locks_is_told(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    told = pytest.raises(InputError, match=f"{tmp_path} cannot be written: No locks available")
+    with told, held(tmp_path / "lock", Watch(NOBODY)):
+        raise AssertionError("it holds nothing")
 
 
 KILLED = """
