@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -31,9 +32,10 @@ HEAD = """# What DVC takes to say that nothing changed
 
 Written by `python -m benchmarks.dvc_status`. A copy of this project with one more dataset: an
 inventory of {images} images and their labels, and {shards} shards of {size:.1f} MB. Seconds of the
-whole command, the interpreter's start included; {rounds} rounds.
+whole command, the interpreter's start included, in {rounds} rounds; and the least that it had a
+processor for, which other work on the machine changes little.
 """
-TITLES = ("command", "least", "median", "most", "allowed")
+TITLES = ("command", "least", "median", "most", "of a processor", "allowed")
 
 
 def make_project(root: Path, images: int, shard_bytes: int) -> int:
@@ -70,9 +72,9 @@ def write_shards(folder: Path, images: int, size: int) -> int:
     return count
 
 
-def run(root: Path, *words: str) -> float:
-    """Seconds of a command of DVC."""
-    begun = time.perf_counter()
+def run(root: Path, *words: str) -> tuple[float, float]:
+    """Seconds of a command of DVC, and those of a processor."""
+    begun, used = time.perf_counter(), processor_seconds()
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *words], cwd=root, capture_output=True, text=True
     )
@@ -80,13 +82,19 @@ def run(root: Path, *words: str) -> float:
         sys.exit(f"dvc {' '.join(words)} ended with status {done.returncode}:\n{done.stderr}")
     if words in COMMANDS and "Running stage" in done.stdout:
         sys.exit(f"dvc {' '.join(words)} found something to do:\n{done.stdout}")
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, processor_seconds() - used
 
 
-def measure(root: Path, rounds: int) -> dict[str, list[float]]:
+def processor_seconds() -> float:
+    """Of all processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def measure(root: Path, rounds: int) -> dict[str, list[tuple[float, float]]]:
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     run(root, "commit", "--force", f"download@{DATASET}", f"prepare@{DATASET}")
-    seconds = {" ".join(words): list[float]() for words in COMMANDS}
+    seconds = {" ".join(words): list[tuple[float, float]]() for words in COMMANDS}
     for _ in range(rounds):
         for words in COMMANDS:
             seconds[" ".join(words)].append(run(root, *words))
@@ -105,13 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seconds = measure(Path(scratch), asked.rounds)
     rows = list[list[str]]()
     for name, taken in seconds.items():
-        figures = (min(taken), median(taken), max(taken))
+        whole, used = zip(*taken, strict=True)
+        figures = (min(whole), median(whole), max(whole), min(used))
         rows.append([f"`dvc {name}`", *(figure(s, 2) for s in figures), figure(SECONDS, 1)])
     facts = {"images": asked.images, "shards": shards, "size": asked.shard_bytes / 1e6}
     head = HEAD.format(**facts, rounds=asked.rounds).rstrip()
     write(asked.output, head, machine("cpu", 1), table(TITLES, rows))
     print(table(TITLES, rows))
-    if any(min(taken) > SECONDS for taken in seconds.values()):
+    if any(min(taken)[0] > SECONDS for taken in seconds.values()):
         sys.exit(f"more than {SECONDS} s")
 
 
