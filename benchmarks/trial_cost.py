@@ -19,7 +19,7 @@ from benchmarks.tables import figure, machine, table, write
 from pipelines import cluster
 from pipelines.progress import progress
 from pipelines.stage import QUIET
-from pipelines.studies import Study
+from pipelines.studies import studied
 from pipelines.tracking import open_store
 from segcore.journal import read_lines
 from segcore.row import Run
@@ -46,7 +46,7 @@ def measured(trials: int, steps: int, every: int) -> tuple[float, list[float], l
         shards = prepared(scratch)
         with cluster.cluster(run):
             store = open_store(scratch)
-            with Study(store, "cost", "cost", run, Manifest.read(shards), scratch) as study:
+            with studied(store, "cost", "cost", run, Manifest.read(shards), scratch) as study:
                 ledger = study.ledger(scratch, "trial", bar)
 
                 def heard(event: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The trials of a search: a file of what happened, the table of it, and a run of MLflow each."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from segcore.journal import read_lines
 Entry = dict[str, Any]
 STATUSES = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 """Of a trial that is over, as MLflow calls them."""
+RETRY_SECONDS, PATIENCE = 20.0, 10
+"""A store that is away is asked again after so long at least, and after so many times as long as
+the last try took: the search waits for each."""
 
 
 class Ledger:
@@ -30,35 +34,31 @@ class Ledger:
     ) -> None:
         """``describe`` makes of a trial what ``Store.start`` takes."""
         self.store, self.describe, self.bar = store, describe, bar
-        self.trials = dict[int, Entry]()
-        self.runs = dict[int, str]()
-        self.tracked = dict[int, int]()
-        """How many points of a trial's curve MLflow has."""
-        self.behind = set[int]()
+        self.trials = dict[int, Entry]()  # in the order of their start, as in search.json
+        self.runs, self.tracked = dict[int, str](), dict[int, int]()
+        """Of a trial, its run and how many points of its curve MLflow has."""
+        self.retry_at = 0.0
         self.past = read_lines(path)
         with written_whole(path) as aside:  # without a last line that a kill cut short
             aside.write_text("".join(json.dumps(event) + "\n" for event in self.past))
         self.file = path.open("a", buffering=1)
         for event in self.past:
             self._note(event)
-        for number in self.trials:
-            self._track(number)
+        self.behind = set(self.trials)
+        self._catch_up()
 
     def heard(self, event: Entry) -> None:
         self.file.write(json.dumps(event) + "\n")
         self._note(event)
-        self._track(event["trial"])
+        self.behind.add(event["trial"])
+        if time.monotonic() >= self.retry_at:
+            self._catch_up()
 
-    def close(self, status: str) -> None:
-        """``status`` is that of trials which are not over."""
+    def close(self, status: str) -> bool:
+        """``status`` is that of trials which are not over. Another call sends what was missed."""
         self.file.close()
-        for number, trial in self.trials.items():
-            if trial["status"] not in STATUSES or number in self.behind:
-                self._track(number, status)
-
-    def table(self) -> list[Entry]:
-        """The trials in the order of their start, as ``search.json`` holds them."""
-        return list(self.trials.values())
+        self.behind |= {n for n, trial in self.trials.items() if trial["status"] not in STATUSES}
+        return self._catch_up(status)
 
     def _note(self, event: Entry) -> None:
         trial = note(self.trials, event)
@@ -66,22 +66,30 @@ class Ledger:
             said = f"mIoU {trial['miou'] or 0:.3f} ({trial['status']})"
             self.bar.advance(trial["status"] in STATUSES, said)
 
-    def _track(self, number: int, status: str | None = None) -> None:
-        """Brings the trial's run up to date; a store that is away is caught up with later."""
+    def _catch_up(self, status: str | None = None) -> bool:
+        """Brings runs up to date, up to the first that the store does not take."""
+        for number in sorted(self.behind):
+            begun = time.monotonic()
+            if not self._track(number, status):
+                pause = PATIENCE * (time.monotonic() - begun)
+                self.retry_at = time.monotonic() + max(RETRY_SECONDS, pause)
+                return False
+            self.behind.remove(number)
+        return True
+
+    def _track(self, number: int, status: str | None) -> bool:
         trial = self.trials[number]
-        self.behind.add(number)
         try:
             run_id = self._run(number)
         except InputError:
-            return
+            return False
         for step, miou in trial["history"][self.tracked[number] :]:
             speed = {name: trial[name] for name in trial.keys() & {"latency_ms"}}
             if not self.store.log_metrics(run_id, {"miou": miou, **speed}, step):
-                return
+                return False
             self.tracked[number] += 1
         ending = STATUSES.get(trial["status"], status)
-        if ending is None or self.store.finish(run_id, ending):
-            self.behind.discard(number)
+        return ending is None or self.store.finish(run_id, ending)
 
     def _run(self, number: int) -> str:
         if number not in self.runs:

@@ -4,19 +4,17 @@ import hashlib
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
 import segcore
 from pipelines import cluster
 from pipelines.lineage import lineage
-from pipelines.progress import progress
 from pipelines.project import Project
 from pipelines.publish import shards_for_workers
 from pipelines.registration import describe, origin_of, register
 from pipelines.stage import run_stage
 from pipelines.takeover import METRICS, take_over
-from pipelines.tracking import Mirror, Store, open_store
-from pipelines.waiting import DataWait
+from pipelines.tracking import Store, open_store
+from pipelines.watching import watched
 from segcore.checkpoints import Checkpoint
 from segcore.files import hash_of, written_whole
 from segcore.model_files import save_kept, save_model
@@ -66,21 +64,14 @@ def _train(
     with ExitStack() as stack:
         stack.enter_context(cluster.cluster(run))
         stack.enter_context(store.system_metrics(run_id))
-        bar = stack.enter_context(progress(f"train {key}", run.steps, "steps"))
-        note, wait = {"loss": "", "miou": ""}, DataWait(run)
-
-        def show(event: dict[str, Any]) -> None:
-            for figure in note.keys() & event.keys():
-                note[figure] = f"{figure} {event[figure]:.3f}"
-            bar.advance(event["event"] == "step", " ".join(filter(None, note.values())))
-            if hint := wait.hint(event):
-                print(hint, flush=True)
-
-        metrics = project.work / name / METRICS
-        stack.enter_context(Mirror(store, run_id, metrics, on_event=show))
+        journal = project.work / name / METRICS
+        mirror = stack.enter_context(watched(key, run, journal, store, run_id))
         stack.callback(_keep_stacks, project.work / name, store, run_id)
         initial = project.run(run.init) if run.init else None
-        return Checkpoint.read(cluster.train_row(run, shards, name, project.work, initial))
+        checkpoint = cluster.train_row(run, shards, name, project.work, initial)
+    store.await_back()  # no worker waits for that, and nothing is written yet
+    store.insist(mirror.close())
+    return Checkpoint.read(checkpoint)
 
 
 def _keep_stacks(folder: Path, store: Store, run_id: str) -> None:

@@ -41,7 +41,7 @@ def _search(key: str, run: Run, search: Search, project: Project) -> dict[str, A
     # not above: a row without a search needs neither torch nor ray
     from pipelines import cluster
     from pipelines.publish import shards_for_workers
-    from pipelines.studies import Study
+    from pipelines.studies import studied
     from pipelines.tracking import open_store
     from pipelines.train import code_hash
     from segcore.runs import check
@@ -54,13 +54,13 @@ def _search(key: str, run: Run, search: Search, project: Project) -> dict[str, A
     check(trial, len(classes_of(run, manifest.classes)))
     known = [run.fingerprint(), search.model_dump(mode="json", exclude=BUDGET)]
     name = f"tune-{key}-{hash_of([*known, manifest.data_hash, code_hash()])}"
-    with ExitStack() as stack:
-        stack.enter_context(cluster.cluster(trial, search.concurrent or 1))
-        study = Study(open_store(project.root), name, key, run, manifest, project.root)
-        stack.enter_context(study)
-        result = _result(study, search, shards, project.work / name)
-        again = as_trial(project.params.rows[key], search, result["best"])
-        study.conclude(result, show(result, project.run(key) / "search", key, again))
+    with ExitStack() as engines:
+        engines.enter_context(cluster.cluster(trial, search.concurrent or 1))
+        with studied(open_store(project.root), name, key, run, manifest, project.root) as study:
+            result = _result(study, search, shards, project.work / name)
+            engines.close()  # they are not held while a store is waited for
+            again = as_trial(project.params.rows[key], search, result["best"])
+            study.conclude(result, show(result, project.run(key) / "search", key, again))
     write(project.run(key), result)
     rmtree(project.work / name)
     return result
@@ -93,7 +93,7 @@ def _tried(
     with progress(f"tune {study.key}", search.most_trials, f"{kind}s") as bar:
         ledger = study.ledger(folder, kind, bar)
         importance = cluster.search_row(values, run, shards, folder, ledger.past, ledger.heard)
-    return ledger.table(), importance
+    return list(ledger.trials.values()), importance
 
 
 if __name__ == "__main__":
