@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from pipelines.processes import is_this_machine
 from pipelines.progress import progress
 from pipelines.project import Project
 from pipelines.stage import run_stage
@@ -30,7 +31,7 @@ def shards_for_workers(key: str, project: Project) -> str:
     """
     shards, storage = project.require_shards(key), project.params.storage
     # several rows at once share a cluster of this machine alone, by its address on loopback
-    if storage is None or os.environ.get("RAY_ADDRESS", "127.").startswith("127."):
+    if storage is None or is_this_machine(os.environ.get("RAY_ADDRESS")):
         return shards
     return published(key, storage, project)
 

@@ -63,13 +63,13 @@ def run_safely(action: Callable[[], None]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if told:
+            sys.exit(143)  # Ray, where the signal meets it waiting, makes another end of it
+        if isinstance(end, SystemExit):
+            raise
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except SystemExit:
-        if told:
-            sys.exit(143)  # Ray, where the signal meets it waiting, makes another status of it
-        raise
 
 
 def _alone(main: Callable[[str, Project], None], verb: str, key: str, project: Project) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipelines.cluster.watchdog import STALL_SECONDS
+from pipelines.processes import is_this_machine
 
 # Ray reads these while it is imported, here and in the processes that it starts. Its own values
 # cost two seconds per report, and wait a minute for the workers of a node that has died and half
@@ -22,14 +23,18 @@ os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "3")
 # for this machine's public one.
 os.environ.setdefault(
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
-    "0" if os.environ.get("RAY_ADDRESS", "127.").startswith("127.") else "1",
+    "0" if is_this_machine(os.environ.get("RAY_ADDRESS")) else "1",
 )
 
 import ray
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from pipelines.cluster.requirements import ROWS_AT_ONCE, capacity, check_requirements
 from segcore.errors import InputError
 from segcore.row import Run
+
+# Ray's own answer to Ctrl-C stays when a training is over, and ends the process with status 0.
+DataParallelTrainer._register_sigint_handler = lambda self, controller: None
 
 
 @contextmanager
@@ -74,7 +79,13 @@ def _connect(address: str | None) -> None:
         if address:
             _knock(address)
         ending = signal.getsignal(signal.SIGTERM)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=settings)
+        # without an address Ray would join whatever cluster was started on this machine
+        ray.init(
+            address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env=settings,
+        )
         signal.signal(signal.SIGTERM, ending)  # Ray puts its own there, with another exit status
     except OSError as error:
         remedy = (
