@@ -279,6 +279,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("how", ["windows", "whole", "views"])
 def test_a_huge_image_under_three_gigabytes(how):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
