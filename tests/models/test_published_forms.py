@@ -63,11 +63,14 @@ def zoo() -> Params:
 
 
 def forms() -> dict[str, list[str]]:
-    """The first row of each distinct network, with all rows that have it."""
+    """The first row of each distinct network, with all rows that have it; but for SegFix, whose
+    loss and classes are its own (tests/test_segfix.py)."""
     first = dict[str, str]()
     rows = dict[str, list[str]]()
     for name in zoo().rows:
         run = zoo().resolve(name)
+        if run.method == "segfix":
+            continue
         parts = [run.method, run.backbone, run.options, run.backbone_options]
         key = json.dumps([*parts, run.output_stride, run.auxiliary], sort_keys=True)
         rows.setdefault(first.setdefault(key, name), []).append(name)
@@ -96,7 +99,7 @@ def narrow(run: Run) -> Run:
 def test_the_zoo_has_as_many_networks_as_were_counted():
     published = [name for name in FORMS if run_of(name).dataset != "camvid"]
     assert (len(published), len(FORMS)) == (49, 51)
-    assert sum(map(len, FORMS.values())) == len(zoo().rows)
+    assert sum(map(len, FORMS.values())) == len(zoo().rows) - 1
 
 
 @pytest.mark.parametrize("name", FORMS)
