@@ -5,8 +5,8 @@ Neuhold et al.: The Mapillary Vistas dataset, ICCV 2017.
 
 from pathlib import Path
 
-from segcore.acquisition.archives import Archive
 from segcore.datasets import Dataset, Pair, read_class_table
+from segcore.formats import mapillary
 
 __all__ = ["MapillaryV1"]
 
@@ -17,21 +17,12 @@ class MapillaryV1(Dataset):
     Labels are palette images; an index is a place in the list of ``config.json``.
     """
 
-    home = "https://www.mapillary.com/dataset/vistas"
-    licence = "research edition: its own licence, which bars commercial use"
-    redistribution = False
-    archives = (Archive("*", trees=("training", "validation")),)
+    home, licence, redistribution = mapillary.HOME, mapillary.LICENCE, False
+    archives, split_sizes = mapillary.ARCHIVES, mapillary.SPLIT_SIZES
 
     def __init__(self) -> None:
         self.classes, self.train_ids, self.known = read_class_table("mapillary_v1")
-        self.split_sizes = {"train": 18000, "val": 2000}
 
     def pairs(self, raw: Path) -> dict[str, list[Pair]]:
-        tree = next(iter(sorted(raw.glob("*/training"))), raw / "training").parent
-        found = dict[str, list[Pair]]()
-        for split, folder in ("train", "training"), ("val", "validation"):
-            images = sorted((tree / folder / "images").glob("[!.]*.jpg"))
-            newer = tree / folder / "v1.2/labels"
-            labels = newer if newer.is_dir() else tree / folder / "labels"
-            found[split] = [Pair(path.stem, path, labels / f"{path.stem}.png") for path in images]
-        return found
+        found = mapillary.files_of(raw, "v1.2/labels", "labels")
+        return {split: [Pair(*files) for files in samples] for split, samples in found.items()}

@@ -5,9 +5,9 @@ Neuhold et al.: The Mapillary Vistas dataset, ICCV 2017; labels 2.0 of 2021.
 
 from pathlib import Path
 
-from segcore.acquisition.archives import Archive
 from segcore.datasets import Dataset, Pair, read_class_table
 from segcore.errors import InputError
+from segcore.formats import mapillary
 from segcore.types import IGNORE, ClassTable
 
 __all__ = ["MapillaryV2"]
@@ -20,10 +20,8 @@ class MapillaryV2(Dataset):
     ``ignore`` leaves 123, for a mean over things that are there.
     """
 
-    home = "https://www.mapillary.com/dataset/vistas"
-    licence = "research edition: its own licence, which bars commercial use"
-    redistribution = False
-    archives = (Archive("*", trees=("training", "validation")),)
+    home, licence, redistribution = mapillary.HOME, mapillary.LICENCE, False
+    archives, split_sizes = mapillary.ARCHIVES, mapillary.SPLIT_SIZES
 
     def __init__(self, unlabeled: str = "class") -> None:
         self.classes, self.train_ids, self.known = read_class_table("mapillary_v2")
@@ -34,13 +32,7 @@ class MapillaryV2(Dataset):
             table, last = self.classes, len(self.classes) - 1
             self.classes = ClassTable(table.names[:-1], table.colours[:-1], table.mirror[:-1])
             self.train_ids[last] = IGNORE
-        self.split_sizes = {"train": 18000, "val": 2000}
 
     def pairs(self, raw: Path) -> dict[str, list[Pair]]:
-        tree = next(iter(sorted(raw.glob("*/training"))), raw / "training").parent
-        found = dict[str, list[Pair]]()
-        for split, folder in ("train", "training"), ("val", "validation"):
-            images = sorted((tree / folder / "images").glob("[!.]*.jpg"))
-            labels = tree / folder / "v2.0/labels"
-            found[split] = [Pair(path.stem, path, labels / f"{path.stem}.png") for path in images]
-        return found
+        found = mapillary.files_of(raw, "v2.0/labels")
+        return {split: [Pair(*files) for files in samples] for split, samples in found.items()}

@@ -18,16 +18,15 @@ class PascalContext59(Dataset):
     """Every pixel of the other 400 classes, or of none, is ignored."""
 
     home, licence = pascal_context.HOME, pascal_context.LICENCE
+    archives, split_sizes = pascal_context.ARCHIVES, pascal_context.SPLIT_SIZES
 
     def __init__(self) -> None:
         self.classes, self.train_ids, self.known = read_class_table("pascal_context_59")
-        self.archives, self.split_sizes = pascal_context.ARCHIVES, pascal_context.SPLIT_SIZES
 
     def pairs(self, raw: Path) -> dict[str, list[Pair]]:
-        lists = {split: pascal_context.split_list(raw, split) for split in ("train", "val")}
         return {
-            split: [Pair(stem, *pascal_context.files_of(raw, stem)) for stem in sorted(stems)]
-            for split, stems in ((split, read_stems(path)) for split, path in lists.items())
+            split: [Pair(*pascal_context.files_of(raw, stem)) for stem in sorted(read_stems(path))]
+            for split, path in pascal_context.lists_of(raw).items()
         }
 
     def read_labels(self, path: Path) -> UInt8[np.ndarray, "h w"]:

@@ -36,15 +36,17 @@ ARCHIVES = (
 )
 
 
-def split_list(raw: Path, split: str) -> Path:
-    """The list of a split's images: that of all tasks, as the list of VOC's segmentation task
+def lists_of(raw: Path) -> dict[str, Path]:
+    """The list of each split's images: that of all tasks, as the list of VOC's segmentation task
     names a fifth of them."""
-    return raw / f"VOCdevkit/VOC2010/ImageSets/Main/{split}.txt"
+    folder = raw / "VOCdevkit/VOC2010/ImageSets/Main"
+    return {split: folder / f"{split}.txt" for split in SPLIT_SIZES}
 
 
-def files_of(raw: Path, stem: str) -> tuple[Path, Path]:
-    """The image and its label."""
-    return raw / f"VOCdevkit/VOC2010/JPEGImages/{stem}.jpg", raw / f"trainval/{stem}.mat"
+def files_of(raw: Path, stem: str) -> tuple[str, Path, Path]:
+    """A sample's name, its image and its label."""
+    image = raw / f"VOCdevkit/VOC2010/JPEGImages/{stem}.jpg"
+    return stem, image, raw / f"trainval/{stem}.mat"
 
 
 def read_label_map(path: Path) -> Integer[np.ndarray, "h w"]:
