@@ -5,7 +5,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from segcore.acquisition import bring
+from segcore.acquisition.archives import read_from, written_below
 from segcore.acquisition.watch import NOBODY, Listener
 from segcore.datasets import Dataset
 from segcore.errors import InputError, in_one_list
@@ -24,32 +24,44 @@ def download(
 
     The inventory is what the pipeline watches, one small file instead of a folder of thousands;
     paths below ``raw`` are relative to it, so that two machines write the same. Raises
-    InputError where the files cannot be had.
+    InputError where the files cannot be had, or ``raw`` cannot be written.
     """
-    (raw / INVENTORY).unlink(missing_ok=True)
-    raw.mkdir(parents=True, exist_ok=True)
-    bring(dataset.archives, raw, drop, dataset.home, listener)
-    dataset.acquire(raw, drop)
-    splits = dataset.pairs(raw).items()
+    with written_below(raw):
+        (raw / INVENTORY).unlink(missing_ok=True)
+        raw.mkdir(parents=True, exist_ok=True)
+        dataset.acquire(raw, drop, listener)
+        files = inventory_of(dataset, raw)
+        inventory = {"home": dataset.home, "licence": dataset.licence, "files": files}
+        write_json(raw / INVENTORY, inventory)
+    return inventory
+
+
+def inventory_of(dataset: Dataset, raw: Path) -> list[list[Any]]:
+    """Raises InputError that lists every file that cannot be read, unless ``prepare`` tells it."""
+    with read_from(raw):
+        splits = dataset.pairs(raw).items()
     files = [(split, path) for split, pairs in splits for pair in pairs for path in pair[1:]]
     parts = [files[start : start + FILES_AT_ONCE] for start in range(0, len(files), FILES_AT_ONCE)]
     with ThreadPoolExecutor(THREADS) as pool:
         listed = list(chain.from_iterable(pool.map(lambda part: described(part, raw), parts)))
-    if missing := [f"{raw / path} of split {split}" for split, path, *rest in listed if not rest]:
-        head = f"{len(missing)} raw file(s) are missing; complete them"
+    missing = [why for _, why in listed if why]
+    if missing and dataset.missing_files == "refuse":
+        head = f"{len(missing)} raw file(s) are missing or cannot be read; complete them"
         raise InputError(in_one_list(head, missing))
-    inventory = {"home": dataset.home, "licence": dataset.licence, "files": listed}
-    write_json(raw / INVENTORY, inventory)
-    return inventory
+    return [entry for entry, why in listed if not why]
 
 
-def described(files: list[tuple[str, Path]], raw: Path) -> list[Any]:
-    """Split, path, size and sha256 of each; of a file that is missing, split and path alone."""
-    below, found = f"{raw.as_posix()}/", list[Any]()
+def described(files: list[tuple[str, Path]], raw: Path) -> list[tuple[list[Any], str]]:
+    """Split, path, size and sha256 of each; of one that cannot be read, why."""
+    below, found = f"{raw.as_posix()}/", list[tuple[list[Any], str]]()
     for split, path in files:
-        found.append([split, path.as_posix().removeprefix(below)])
+        name = path.as_posix()
         try:
-            found[-1] += [path.stat().st_size, sha256_of(path)]
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            del found[-1][2:]
+            name.encode()
+            size, digest = path.stat().st_size, sha256_of(path)
+            found.append(([split, name.removeprefix(below), size, digest], ""))
+        except OSError as error:
+            found.append(([], f"{name} of split {split}: {error.strerror}"))
+        except UnicodeEncodeError:
+            found.append(([], f"{name!r} of split {split}: its name is no UTF-8"))
     return found

@@ -1,18 +1,23 @@
 import hashlib
 import json
+import resource
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import segcore.download
 from pipelines.download import Shown
 from segcore.acquisition.archives import Archive
-from segcore.datasets import Dataset, Pair
+from segcore.acquisition.watch import NOBODY, Listener
+from segcore.datasets import Dataset, Pair, build_dataset
 from segcore.download import INVENTORY, download
 from segcore.errors import InputError
 from tests.acquisition.test_archives import tar_bytes, zip_bytes
+from tests.acquisition.test_transfers import Heard
+from tests.datasets.miniatures import build_miniature
 from tests.range_server import Served, range_server
 
 
@@ -24,7 +29,7 @@ class Toy(Dataset):
     def __init__(self, elsewhere: Path | None = None, forget: str = "") -> None:
         self.elsewhere, self.forget = elsewhere, forget
 
-    def acquire(self, raw: Path, drop: Path) -> None:
+    def acquire(self, raw: Path, drop: Path, listener: Listener = NOBODY) -> None:
         for pairs in self.pairs(raw).values():
             for path in (path for pair in pairs for path in (pair.image, pair.label)):
                 if not path.match(self.forget or "nothing"):
@@ -75,7 +80,7 @@ def test_a_missing_file_is_told_and_leaves_no_inventory(tmp_path, forget):
     (path,) = (tmp_path / "raw").rglob(forget)
     path.unlink()
     split = forget.split(".")[0]
-    with pytest.raises(InputError, match=rf"missing; complete them\n  {path} of split {split}$"):
+    with pytest.raises(InputError, match=rf"complete them\n  {path} of split {split}: No such"):
         download(Toy(forget=forget), tmp_path / "raw", tmp_path)
     assert not (tmp_path / "raw" / INVENTORY).exists(), "the old inventory would be believed"
 
@@ -84,14 +89,115 @@ def test_all_missing_files_are_told_at_once(tmp_path):
     download(Toy(), tmp_path / "raw", tmp_path)
     for path in list((tmp_path / "raw").rglob("train.*")):
         path.unlink()
-    with pytest.raises(InputError, match=r"2 raw file\(s\) .*\n .*train\.jpg .*\n .*train\.png"):
+    with pytest.raises(InputError, match=r"2 raw file\(s\) .*\n .*train\.jpg .*\n .*train\.png "):
         download(Toy(forget="train.*"), tmp_path / "raw", tmp_path)
+
+
+def test_whatever_keeps_a_file_from_being_read_is_told(tmp_path, monkeypatch):
+    raw = tmp_path / "raw"
+    download(Toy(), raw, tmp_path)
+    for name in "train.jpg", "val.jpg", "l/val.png":
+        (raw / name).unlink()
+    (raw / "train.jpg").symlink_to("train.jpg")
+    (raw / "val.jpg").mkdir()
+    monkeypatch.setattr(segcore.download, "sha256_of", refusing(raw / "l/train.png"))
+    with pytest.raises(InputError) as raised:
+        download(Toy(forget="*"), raw, tmp_path)
+    assert str(raised.value).splitlines() == [
+        "4 raw file(s) are missing or cannot be read; complete them",
+        f"  {raw}/train.jpg of split train: Too many levels of symbolic links",
+        f"  {raw}/l/train.png of split train: Permission denied",
+        f"  {raw}/val.jpg of split val: Is a directory",
+        f"  {raw}/l/val.png of split val: No such file or directory",
+    ]
+
+
+def refusing(refused: Path) -> Any:
+    plain = segcore.download.sha256_of
+
+    def digest(path: Path) -> str:
+        if path == refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    return digest
+
+
+def test_a_name_that_no_inventory_can_hold_is_told(tmp_path):
+    odd = tmp_path / "caf\udce9"
+    odd.mkdir()
+    for split in ("train", "val"):
+        (odd / f"{split}.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"caf\\udce9/train.jpg' of split train: .* is no UTF-8\n"):
+        download(Toy(odd, forget="*.jpg"), tmp_path / "raw", tmp_path)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes; the error is one of those of a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["shapes", "camvid", "coco_voc21"])
+def test_a_full_disk_is_told_whoever_writes(tmp_path, name):
+    options = {"train": 2, "val": 1} if name == "shapes" else {}
+    dataset = build_dataset(name, options)
+    if name != "shapes":
+        expected = build_miniature(name, tmp_path)
+        for attribute, value in expected.attributes.items():
+            setattr(dataset, attribute, value)
+    raw, drop = tmp_path / "raw", tmp_path / "unpacked"
+    with largest_file(150), pytest.raises(InputError, match=f"^no space left below {raw}; make"):
+        download(dataset, raw, drop)
+    assert not (raw / INVENTORY).exists()
+    assert not [path for path in raw.rglob("*.part") if path.is_file()]
+    assert download(dataset, raw, drop)["files"]
+
+
+def test_a_label_that_finds_no_room_is_told(tmp_path, monkeypatch):
+    """The archives have come; what fails is what is made of them."""
+    expected, dataset = build_miniature("coco_voc21", tmp_path), build_dataset("coco_voc21", {})
+    dataset.annotated_images = expected.attributes["annotated_images"]
+    raw = tmp_path / "raw"
+    dataset.acquire(raw, tmp_path / "unpacked")
+    for path in raw.glob("labels/*/*.png"):
+        path.unlink()
+    with largest_file(50), pytest.raises(InputError, match=f"^no space left below {raw}; make"):
+        download(dataset, raw, tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize("name", ["shapes", "camvid"])
+def test_a_folder_that_cannot_be_is_told(tmp_path, name):
+    build_miniature("camvid", tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/raw/inventory.json cannot be written: Not a dir"):
+        download(build_dataset(name, {}), tmp_path / "file/raw", tmp_path / "unpacked")
+
+
+def test_archives_are_brought_once(tmp_path, monkeypatch):
+    calls, plain = list[Listener](), Published.acquire
+
+    def counted(self: Published, raw: Path, drop: Path, listener: Listener = NOBODY) -> None:
+        calls.append(listener)
+        plain(self, raw, drop, listener)
+
+    fill(tmp_path / "drop", PACKED)
+    monkeypatch.setattr(Published, "acquire", counted)
+    heard = Heard()
+    download(Published("http://nowhere"), tmp_path / "raw", tmp_path / "drop", heard)
+    assert calls == [heard]
+    assert sorted(heard.lines) == ["images.tar.gz: unpacking", "labels.zip: unpacking"]
 
 
 def test_a_dataset_that_cannot_be_had_leaves_no_inventory(tmp_path, monkeypatch):
     download(Toy(), tmp_path / "raw", tmp_path)
 
-    def refuse(self: Toy, raw: Path, drop: Path) -> None:
+    def refuse(self: Toy, *_: object) -> None:
         raise InputError("put the archive there")
 
     monkeypatch.setattr(Toy, "acquire", refuse)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
+from segcore.acquisition.watch import NOBODY, Listener
 from segcore.datasets import Dataset, Pair, read_class_table
 from segcore.errors import InputError
 from segcore.files import written_whole
@@ -50,7 +51,7 @@ class Shapes(Dataset):
         self.split_sizes = {"train": train, "val": val}
         self.height, self.width, self.seed = height, width, seed
 
-    def acquire(self, raw: Path, drop: Path) -> None:
+    def acquire(self, raw: Path, drop: Path, listener: Listener = NOBODY) -> None:
         for split, pairs in self.pairs(raw).items():
             for index, pair in enumerate(pairs):
                 image, labels = self.draw(split, index)

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import segcore.datasets.coco_voc21
 from segcore.datasets import Dataset, build_dataset
 from segcore.datasets.coco_voc21 import COCOVOC21
 from segcore.errors import InputError
@@ -45,19 +47,63 @@ def test_the_published_numbers_of_images_are_checked(dataset, tmp_path):
         acquired(dataset, tmp_path)
 
 
-def test_drawing_again_gives_the_same(dataset, tmp_path):
+def changed_long_ago(raw: Path) -> None:
+    """The clock of a file system may not tell what was drawn from what it was drawn of."""
+    for path in raw.glob("annotations/*.json"):
+        os.utime(path, ns=(1, 1))
+
+
+@pytest.fixture(autouse=True)
+def _old_code(monkeypatch):
+    """An edit of what draws labels would make those of these tests stale."""
+    plain = segcore.datasets.coco_voc21.changed_at
+    monkeypatch.setattr(
+        segcore.datasets.coco_voc21,
+        "changed_at",
+        lambda path: 0 if path.suffix == ".py" else plain(path),
+    )
+
+
+def test_what_is_drawn_is_left_alone(dataset, tmp_path, monkeypatch):
     raw = acquired(dataset, tmp_path)
-    before = {path: path.read_bytes() for path in raw.rglob("*") if path.is_file()}
+    changed_long_ago(raw)
+    labels = {path.stem: path for path in raw.glob("labels/*/*.png")}
+    before = {path: path.stat().st_mtime_ns for path in raw.rglob("*") if path.is_file()}
+    monkeypatch.delattr(segcore.datasets.coco_voc21, "read_instances")
     acquired(dataset, tmp_path)
-    after = {path: path.read_bytes() for path in raw.rglob("*") if path.is_file()}
+    after = {path: path.stat().st_mtime_ns for path in raw.rglob("*") if path.is_file()}
     assert before == after
+    assert sorted(labels) == sorted(KEPT["train"] + KEPT["val"])
     assert {split: len(pairs) for split, pairs in dataset.pairs(raw).items()} == {
         split: len(stems) for split, stems in KEPT.items()
     }
 
 
-def test_a_killed_run_goes_on_and_a_complete_one_is_drawn_anew(dataset, tmp_path):
+@pytest.mark.parametrize("newer", ["annotations/instances_train2017.json", "coco_voc21.py"])
+def test_labels_older_than_what_they_are_drawn_of_are_drawn_anew(
+    dataset, tmp_path, monkeypatch, newer
+):
     raw = acquired(dataset, tmp_path)
+    labels = {path.stem: path for path in raw.glob("labels/train/*.png")}
+    for path in labels.values():
+        Image.new("L", (WIDTH, HEIGHT), 2).save(path)
+    Image.new("L", (WIDTH, HEIGHT), 2).save(raw / "labels/train/000000000036.png")
+    plain = segcore.datasets.coco_voc21.changed_at
+    monkeypatch.setattr(
+        segcore.datasets.coco_voc21,
+        "changed_at",
+        lambda path: 1 << 62 if path.match(newer) else plain(path),
+    )
+    acquired(dataset, tmp_path)
+    assert np.unique(np.asarray(Image.open(labels["000000000009"]))).tolist() == [0, 1]
+    assert [pair.id for pair in dataset.pairs(raw)["train"]] == KEPT["train"]
+    kept = {path.stem for path in raw.glob("labels/train/*.png")}
+    assert kept == set(KEPT["train"]), "36 has no object any more"
+
+
+def test_a_killed_run_goes_on(dataset, tmp_path):
+    raw = acquired(dataset, tmp_path)
+    changed_long_ago(raw)
     labels = {path.stem: path for path in raw.glob("labels/train/*.png")}
     for path in labels.values():
         Image.new("L", (WIDTH, HEIGHT), 2).save(path)
@@ -67,8 +113,16 @@ def test_a_killed_run_goes_on_and_a_complete_one_is_drawn_anew(dataset, tmp_path
     assert np.unique(np.asarray(Image.open(labels["000000000009"]))).tolist() == [2], "it was there"
     assert np.unique(np.asarray(Image.open(labels["000000000030"]))).tolist() == [0, 1, 3]
     assert [pair.id for pair in dataset.pairs(raw)["train"]] == KEPT["train"]
+
+
+def test_a_label_that_was_deleted_is_drawn_again(dataset, tmp_path):
+    raw = acquired(dataset, tmp_path)
+    changed_long_ago(raw)
+    lost = raw / "labels/val/000000000139.png"
+    content = lost.read_bytes()
+    lost.unlink()
     acquired(dataset, tmp_path)
-    assert np.unique(np.asarray(Image.open(labels["000000000009"]))).tolist() == [0, 1]
+    assert lost.read_bytes() == content
 
 
 def test_runs_that_do_not_fit_are_told_with_image_and_file(dataset, tmp_path):

