@@ -4,6 +4,8 @@ In processes of this machine, or as Ray tasks where RAY_ADDRESS names a cluster.
 """
 
 import os
+import shutil
+from glob import escape
 
 from pipelines.progress import progress
 from pipelines.project import Project
@@ -18,6 +20,8 @@ from segcore.shards import MANIFEST
 
 SHAPING = {"form", "options", "images_per_shard", "max_side", "image_format", "tile"}
 """The keys of a dataset's table that decide what its shards hold."""
+HASH = "[0-9a-f]" * 10
+"""What ``hash_of`` gives, for glob."""
 
 
 def main(key: str, project: Project) -> None:
@@ -44,6 +48,8 @@ def main(key: str, project: Project) -> None:
     with progress(f"prepare {key}", next(done), "images") as bar:
         for count in done:
             bar.advance(count)
+    for left in project.work.glob(f"prepare-{escape(key)}-{HASH}"):
+        shutil.rmtree(left, ignore_errors=True)  # of a run with other options that was cut short
     for line in described(read_json(project.shards(key) / MANIFEST)):
         print(f"{key} {line}")
 

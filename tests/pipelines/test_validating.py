@@ -7,8 +7,11 @@ import pytest
 from PIL import Image
 
 from pipelines.project import Project
+from segcore.datasets import build_dataset
+from segcore.datasets.shapes import Shapes
 from segcore.errors import InputError
-from tests.pipelines.tiny_project import main_of, write_table
+from tests.datasets.miniatures import build_miniature
+from tests.pipelines.tiny_project import TABLE, main_of, write_table
 
 
 def orchard(root: Path, **keys: object) -> Project:
@@ -74,3 +77,51 @@ def test_what_may_be_left_out_is_named(tmp_path: Path, capsys):
     said = capsys.readouterr().out
     assert "orchard train: 5 images" in said
     assert f"left out train/2: {tmp_path}/photos/2.png (0 bytes) is no image" in said
+
+
+def tree(root: Path) -> dict[str, int]:
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
+def test_what_is_fetched_must_be_here_already(tmp_path: Path, monkeypatch):
+    """Nothing is downloaded to be looked at, and no label drawn anew."""
+    build_miniature("camvid", tmp_path / "mine")
+    drop = str(tmp_path / "mine/unpacked")
+    project = write_table(tmp_path, {"datasets": {"street": {"form": "camvid", "drop": drop}}})
+    raw = project.raw("street")
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=rf"not in {raw}; run: dvc repro download@street"):
+        main_of("validate")("street", project)
+    assert tree(tmp_path) == before
+    main_of("download")("street", project)
+    before = tree(tmp_path)
+    monkeypatch.setattr("segcore.acquisition.bringing.bring", None)
+    with pytest.raises(InputError, match=r"dataset street: 3 problem\(s\).*\n .*3 images, 367 exp"):
+        main_of("validate")("street", project)
+    assert tree(tmp_path) == before
+
+
+def test_raw_files_that_are_there_are_looked_at_where_they_lie(tmp_path: Path, capsys, monkeypatch):
+    project = write_table(tmp_path, TABLE)
+    main_of("download")("tiny", project)
+    (project.raw("tiny") / "images/val/00002.png").write_bytes(b"")
+    before = tree(tmp_path)
+    monkeypatch.setattr(Shapes, "acquire", None)
+    with pytest.raises(InputError, match=r"images/val/00002\.png \(0 bytes\) is no image"):
+        main_of("validate")("tiny", project)
+    assert tree(tmp_path) == before
+
+
+def test_what_is_made_is_made_elsewhere(tmp_path: Path, capsys):
+    project = write_table(tmp_path, TABLE)
+    main_of("validate")("tiny", project)
+    said = capsys.readouterr().out
+    assert said.endswith("tiny: every image and label can be used\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    dataset = build_dataset("shapes", TABLE["datasets"]["tiny"]["options"])
+    sky = sum(np.count_nonzero(dataset.draw(s, n)[1] == 0) for s, n in scenes(dataset.split_sizes))
+    assert f"{dataset.classes.names[0]:<24} {100 * sky / (12 * 48 * 64):6.2f} %" in said
+
+
+def scenes(sizes: dict[str, int]) -> list[tuple[str, int]]:
+    return [(split, number) for split, size in sizes.items() for number in range(size)]
