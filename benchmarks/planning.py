@@ -18,7 +18,7 @@ from segcore.gradients import Updates
 from segcore.losses import build_criterion
 from segcore.memory import peak_memory
 from segcore.model_files import build_network
-from segcore.models import list_methods, method
+from segcore.models import list_methods, method_class
 from segcore.optimization import build_optimizer
 from segcore.planning import expected_memory
 from segcore.row import Run
@@ -39,7 +39,7 @@ planned to measured.
 
 
 def row(name: str, backbone: str, size: Sequence[int], images: int) -> Run:
-    stride = 8 if set(method(name).needed_strides) <= DILATED else None
+    stride = 8 if set(method_class(name).needed_strides) <= DILATED else None
     values = {"method": name, "backbone": backbone, "dataset": "shapes", "output_stride": stride}
     lengths = {"steps": 2, "evaluate_every": 2, "save_every": 2}
     return Run.model_validate({**values, **lengths, "batch_size": images, "crop": list(size)})

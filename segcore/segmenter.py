@@ -1,13 +1,24 @@
 """What every method is: images in, a prediction out."""
 
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._dynamo.eval_frame import skip_code
 
 from segcore.backbones import Backbone
 from segcore.errors import InputError
 from segcore.types import Images, Prediction
+
+
+def _ahead_of_the_compiler(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that ``torch.compile`` leaves as it is where compiling would begin with it. What
+    torch offers in public, ``torch.compiler.disable(recursive=False)``, cannot be exported."""
+    for each in (call, inspect.unwrap(call)):  # pytest wraps what has its types checked
+        skip_code(each.__code__)
+    return call
 
 
 class Segmenter(nn.Module):
@@ -24,10 +35,23 @@ class Segmenter(nn.Module):
     """How many features the method reads, without those of auxiliary heads."""
 
     backbone: Backbone
+    auxiliary: Any
+    """The heads that only training needs, or None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = None
 
     def forward(self, images: Images) -> Prediction:
         raise NotImplementedError  # every method has its own
 
+    def prediction(self, logits: Tensor, features: Sequence[Tensor]) -> Prediction:
+        """``logits``, and in training the auxiliary head's of the last feature but one."""
+        if self.training and self.auxiliary:
+            return Prediction(logits, auxiliary=(self.auxiliary(features[-2]),))
+        return Prediction(logits)
+
+    @_ahead_of_the_compiler
     def __call__(self, *inputs: Any, **keywords: Any) -> Any:
         """``forward``, with what torch would only say in its own terms said to the caller.
 
@@ -38,7 +62,7 @@ class Segmenter(nn.Module):
             return super().__call__(*inputs, **keywords)
         images = inputs[0] if inputs else keywords["images"]
         batch, height, width = images.shape[0], *images.shape[-2:]
-        stride = max(self.backbone.strides)
+        stride = self.backbone.coarsest_stride
         if min(height, width) < stride:
             raise InputError(
                 f"an image of {height}x{width} pixels is smaller than the network's stride of "
@@ -46,7 +70,7 @@ class Segmenter(nn.Module):
             )
         try:
             return super().__call__(*inputs, **keywords)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # the compiler makes it a RuntimeError
             if "more than 1 value per channel" not in str(error):
                 raise
             raise InputError(

@@ -27,15 +27,21 @@ NARROW: dict[str, Any] = {
 """The options that say how wide a head is, of all methods."""
 
 
-def build_narrow(method: str, **options: Any) -> Segmenter:
-    """On a dilated backbone, but for a method that needs coarser strides than it then has."""
+def build_narrow(method: str, *, pyramid: str | None = None, **options: Any) -> Segmenter:
+    """On a dilated backbone, but for a pyramid, which takes it as it is, and for a method that
+    needs coarser strides than a dilated one has."""
     narrow = {key: each for key, each in NARROW.items() if key in models.list_options(method)}
-    dilated = set(models.method(method).needed_strides) <= {4, 8}
-    backbone = narrow_backbone(8 if dilated else None)
+    dilated = set(models.method_class(method).needed_strides) <= {4, 8}
+    backbone = narrow_backbone(8 if dilated and pyramid is None else None, pyramid)
     return models.build_model(method, backbone, CLASSES, **(narrow | options))
 
 
-def narrow_backbone(output_stride: int | None) -> Backbone:
+def narrow_backbone(output_stride: int | None, pyramid: str | None = None) -> Backbone:
     return build_backbone(
-        "resnet18", output_stride=output_stride, layers=(1, 1, 1, 1), channels=(8, 16, 24, 32)
+        "resnet18",
+        output_stride=output_stride,
+        pyramid=pyramid,
+        pyramid_options={"width": 8} if pyramid == "joint" else {},
+        layers=(1, 1, 1, 1),
+        channels=(8, 16, 24, 32),
     )

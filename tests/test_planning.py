@@ -12,7 +12,7 @@ from segcore import planning
 from segcore.losses import list_losses
 from segcore.memory import peak_memory
 from segcore.model_files import build_network
-from segcore.models import list_methods, list_options, method
+from segcore.models import list_methods, list_options, method_class
 from segcore.planning import LiveBytes, expected_memory, images_at_once, most_images
 from segcore.row import Run
 from tests.narrow_networks import CLASSES, NARROW
@@ -25,7 +25,7 @@ def row(name: str = "fcn", **changes: Any) -> Run:
         "backbone": "resnet18",
         "dataset": "shapes",
         "backbone_options": {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]},
-        "output_stride": 8 if set(method(name).needed_strides) <= {4, 8} else None,
+        "output_stride": 8 if set(method_class(name).needed_strides) <= {4, 8} else None,
         "options": narrow,
         "steps": 10,
         "batch_size": 8,

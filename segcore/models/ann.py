@@ -58,20 +58,18 @@ class ANN(Segmenter):
         self.within = PyramidAttention(width, key_width, grids, bias=bias)
         self.join = conv_norm_relu(2 * width, width, bias=bias)
         self.classify = classifier(width, num_classes, dropout=dropout)
-        self.auxiliary = None
         if auxiliary:
             self.auxiliary = auxiliary_head(
                 middle, num_classes, width=auxiliary_width, dropout=dropout, bias=bias
             )
 
     def forward(self, images: Images) -> Prediction:
-        *_, middle, last = self.backbone(images)
+        features = self.backbone(images)
+        *_, middle, last = features
         fused = self.fuse(torch.cat([self.across(last, middle), last], dim=1))
         x = self.reduce(fused)
         logits = self.classify(self.join(torch.cat([self.within(x), x], dim=1)))
-        if self.training and self.auxiliary:
-            return Prediction(logits, auxiliary=(self.auxiliary(middle),))
-        return Prediction(logits)
+        return self.prediction(logits, features)
 
 
 class FusionAttention(nn.Module):

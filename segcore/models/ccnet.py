@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segcore.backbones import Backbone
-from segcore.errors import InputError
 from segcore.layers import ContextHead, auxiliary_head
 from segcore.segmenter import Segmenter
 from segcore.types import Images, Prediction
@@ -33,15 +32,12 @@ class CCNet(Segmenter):
         auxiliary: bool = True,
         auxiliary_width: int = 256,
     ) -> None:
-        if recurrence < 1:
-            raise InputError(f"method ccnet: recurrence must be at least 1, not {recurrence}")
         super().__init__()
         block = CrissCrossAttention(width, key_width, recurrence)
         self.backbone = backbone
         self.head = ContextHead(
             backbone.channels[-1], num_classes, block, width=width, dropout=dropout
         )
-        self.auxiliary = None
         if auxiliary:
             self.auxiliary = auxiliary_head(
                 backbone.channels[-2], num_classes, width=auxiliary_width, dropout=dropout
@@ -50,9 +46,7 @@ class CCNet(Segmenter):
     def forward(self, images: Images) -> Prediction:
         features = self.backbone(images)
         logits = self.head(features[-1])
-        if self.training and self.auxiliary:
-            return Prediction(logits, auxiliary=(self.auxiliary(features[-2]),))
-        return Prediction(logits)
+        return self.prediction(logits, features)
 
 
 class CrissCrossAttention(nn.Module):

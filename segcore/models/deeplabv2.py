@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from segcore.backbones import Backbone
-from segcore.errors import InputError
 from segcore.layers import atrous_classifier
 from segcore.segmenter import Segmenter
 from segcore.types import Images, Prediction
@@ -26,8 +25,6 @@ class DeepLabV2(Segmenter):
     def __init__(
         self, backbone: Backbone, num_classes: int, *, dilations: Sequence[int] = (6, 12, 18, 24)
     ) -> None:
-        if not dilations:
-            raise InputError("method deeplabv2: dilations must name at least one dilation")
         super().__init__()
         last = backbone.channels[-1]
         self.backbone = backbone

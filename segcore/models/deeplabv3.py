@@ -53,7 +53,6 @@ class DeepLabV3(Segmenter):
         self.project = conv_norm_relu(width + self.pyramid.outputs, width, projection_kernel)
         self.convs = nn.Sequential(*(conv_norm_relu(width, width, 3) for _ in range(num_convs)))
         self.classify = classifier(width, num_classes, dropout=dropout)
-        self.auxiliary = None
         if auxiliary:
             self.auxiliary = auxiliary_head(
                 backbone.channels[-2], num_classes, width=auxiliary_width, dropout=dropout
@@ -64,6 +63,4 @@ class DeepLabV3(Segmenter):
         last = features[-1]
         x = self.project(torch.cat([self.pooling(last), self.pyramid(last)], dim=1))
         logits = self.classify(self.convs(x))
-        if self.training and self.auxiliary:
-            return Prediction(logits, auxiliary=(self.auxiliary(features[-2]),))
-        return Prediction(logits)
+        return self.prediction(logits, features)

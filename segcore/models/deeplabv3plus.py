@@ -51,18 +51,18 @@ class DeepLabV3Plus(Segmenter):
         auxiliary_width: int = 256,
     ) -> None:
         super().__init__()
-        fine, last = backbone.channels[0], backbone.channels[-1]
         self.backbone = backbone
+        self.fine = backbone.index_of(4)
+        last = backbone.channels[-1]
         self.pooling = ImagePooling(last, width)
         self.pyramid = AtrousPyramid(last, width, dilations, separable=True)
         self.project = conv_norm_relu(width + self.pyramid.outputs, width, projection_kernel)
-        self.reduce = conv_norm_relu(fine, low_level_width)
+        self.reduce = conv_norm_relu(backbone.channels[self.fine], low_level_width)
         self.decode = nn.Sequential(
             separable_conv_norm_relu(width + low_level_width, width),
             separable_conv_norm_relu(width, width),
         )
         self.classify = classifier(width, num_classes, dropout=dropout)
-        self.auxiliary = None
         if auxiliary:
             self.auxiliary = auxiliary_head(
                 backbone.channels[-2], num_classes, width=auxiliary_width, dropout=dropout
@@ -70,10 +70,8 @@ class DeepLabV3Plus(Segmenter):
 
     def forward(self, images: Images) -> Prediction:
         features = self.backbone(images)
-        fine, last = features[0], features[-1]
+        fine, last = features[self.fine], features[-1]
         context = self.project(torch.cat([self.pooling(last), self.pyramid(last)], dim=1))
         context = resize(context, fine.shape[-2:])
         logits = self.classify(self.decode(torch.cat([context, self.reduce(fine)], dim=1)))
-        if self.training and self.auxiliary:
-            return Prediction(logits, auxiliary=(self.auxiliary(features[-2]),))
-        return Prediction(logits)
+        return self.prediction(logits, features)

@@ -5,9 +5,6 @@ to learned codewords, sums the scene up; it scales each channel of the feature, 
 which classes occur in the image at all, which teaches the network to see small objects.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -15,7 +12,13 @@ from torch import Tensor, nn
 
 from segcore.backbones import Backbone
 from segcore.errors import InputError
-from segcore.layers import auxiliary_head, classifier, conv_norm_relu, resize
+from segcore.layers import (
+    auxiliary_head,
+    classifier,
+    conv_norm_relu,
+    resize,
+    without_autocast,
+)
 from segcore.segmenter import Segmenter
 from segcore.types import Images, Prediction
 
@@ -54,7 +57,6 @@ class EncNet(Segmenter):
         self.gate = nn.Linear(width, width)
         self.classify = classifier(width, num_classes, dropout=dropout)
         self.presence = nn.Linear(width, num_classes) if presence else None
-        self.auxiliary = None
         if auxiliary:
             self.auxiliary = auxiliary_head(
                 backbone.channels[-2], num_classes, width=auxiliary_width, dropout=dropout
@@ -116,7 +118,7 @@ def gather_residuals(
     The square and the sum are multiplied out, so that no array of pixels by codewords by channels
     is made. Sums of thousands of terms, hence float32 at least, under autocast, too.
     """
-    with _without_autocast(pixels.device):
+    with without_autocast(pixels.device):
         precision = torch.promote_types(pixels.dtype, torch.float32)
         x, d = pixels.to(precision), codes.to(precision)
         products = (-2 * d) @ x
@@ -124,9 +126,3 @@ def gather_residuals(
         weights = (smoothing.to(precision)[:, None] * distances).softmax(dim=1)
         residuals = weights @ x.mT - weights.sum(dim=2, keepdim=True) * d
     return residuals.to(codes.dtype)
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """FLOPs are counted on the meta device, which has no autocast to leave."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()

@@ -54,7 +54,6 @@ class GCNet(Segmenter):
         self.head = ContextHead(
             backbone.channels[-1], num_classes, block, width=width, dropout=dropout
         )
-        self.auxiliary = None
         if auxiliary:
             self.auxiliary = auxiliary_head(
                 backbone.channels[-2], num_classes, width=auxiliary_width, dropout=dropout
@@ -63,9 +62,7 @@ class GCNet(Segmenter):
     def forward(self, images: Images) -> Prediction:
         features = self.backbone(images)
         logits = self.head(features[-1])
-        if self.training and self.auxiliary:
-            return Prediction(logits, auxiliary=(self.auxiliary(features[-2]),))
-        return Prediction(logits)
+        return self.prediction(logits, features)
 
 
 class GlobalContext(nn.Module):

@@ -17,6 +17,7 @@ from segcore.backbones import Backbone
 from segcore.errors import InputError
 from segcore.layers import (
     AtrousPyramid,
+    JoinedContext,
     SelfAttention,
     attend_grid,
     auxiliary_head,
@@ -73,7 +74,6 @@ class OCNet(Segmenter):
         self.enter = conv_norm_relu(backbone.channels[-1], width, 3, bias=bias)
         self.context = object_context(context, width, grids, dilations, attention, bias=bias)
         self.classify = classifier(width, num_classes, dropout=dropout)
-        self.auxiliary = None
         if auxiliary:
             middle = backbone.channels[-2]
             self.auxiliary = auxiliary_head(
@@ -83,9 +83,7 @@ class OCNet(Segmenter):
     def forward(self, images: Images) -> Prediction:
         features = self.backbone(images)
         logits = self.classify(self.context(self.enter(features[-1])))
-        if self.training and self.auxiliary:
-            return Prediction(logits, auxiliary=(self.auxiliary(features[-2]),))
-        return Prediction(logits)
+        return self.prediction(logits, features)
 
 
 def object_context(
@@ -99,27 +97,12 @@ def object_context(
 ) -> nn.Module:
     """``attention`` makes a unit for a number of channels and a grid of windows."""
     if form == "base":
-        return ObjectContext(width, [attention(width, 1)], bias=bias)
+        return JoinedContext(width, [attention(width, 1)], bias=bias)
     if form == "pyramid":
-        return ObjectContext(width, [attention(width, grid) for grid in grids], bias=bias)
+        return JoinedContext(width, [attention(width, grid) for grid in grids], bias=bias)
     if form == "asp":
         return ASPContext(width, attention(width // 2, 1), dilations, bias=bias)
     raise InputError(f"method ocnet: context is base, pyramid or asp, not {form!r}")
-
-
-class ObjectContext(nn.Module):
-    """Joins what each pixel gets by attention to the feature, widened if there is more of it."""
-
-    def __init__(self, width: int, attentions: Sequence[nn.Module], *, bias: bool) -> None:
-        super().__init__()
-        total = width * len(attentions)
-        self.widen = conv_norm_relu(width, total, bias=bias) if total > width else nn.Identity()
-        self.attentions = nn.ModuleList(attentions)
-        self.join = conv_norm_relu(2 * total, width, bias=bias)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        contexts = (attention(x) for attention in self.attentions)  # none outlives their joining
-        return self.join(torch.cat([*contexts, self.widen(x)], dim=1))
 
 
 class ASPContext(nn.Module):

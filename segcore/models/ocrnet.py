@@ -26,9 +26,9 @@ class OCRNet(Segmenter):
     ``context="asp"`` joins an atrous pyramid to what the objects give (the paper's ASP-OCR).
 
     Other published forms: openseg's ``bias=True, region_width=512, dropout=0.05``, its OCR-B with
-    ``width=256, region_width=256`` and its ASP-OCR with ``context="asp", width=256, key_width=128``
-    (dropout 0.1); on the joined branches of HRNet ``region_kernel=1, region_width=<all channels>,
-    dropout=0.0``, and ``dilations=(24, 48, 72)`` if there is a pyramid.
+    ``width=256, key_width=128, region_width=256`` and its ASP-OCR with ``context="asp", width=256,
+    key_width=128`` (dropout 0.1); on the joined branches of HRNet ``region_kernel=1,
+    region_width=<all channels>, dropout=0.0``; with a pyramid there, ``dilations=(24, 48, 72)``.
     """
 
     needed_features = 2

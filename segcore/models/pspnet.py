@@ -39,7 +39,6 @@ class PSPNet(Segmenter):
             conv_norm_relu(self.pyramid.outputs, width, 3),
             classifier(width, num_classes, dropout=dropout),
         )
-        self.auxiliary = None
         if auxiliary:
             self.auxiliary = auxiliary_head(
                 backbone.channels[-2], num_classes, width=auxiliary_width, dropout=dropout
@@ -48,6 +47,4 @@ class PSPNet(Segmenter):
     def forward(self, images: Images) -> Prediction:
         features = self.backbone(images)
         logits = self.head(self.pyramid(features[-1]))
-        if self.training and self.auxiliary:
-            return Prediction(logits, auxiliary=(self.auxiliary(features[-2]),))
-        return Prediction(logits)
+        return self.prediction(logits, features)

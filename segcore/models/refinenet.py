@@ -39,7 +39,7 @@ class RefineNet(Segmenter):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.taken = tuple(backbone.strides.index(stride) for stride in _STRIDES)
+        self.taken = tuple(map(backbone.index_of, _STRIDES))
         *finer, coarsest = (backbone.channels[i] for i in self.taken)
         self.dropout = nn.Dropout(dropout)
         self.coarsest = nn.Sequential(

@@ -109,5 +109,5 @@ def test_recurrence_applies_the_same_attention_again():
 
 def test_no_recurrence_is_refused():
     backbone = build_backbone("resnet18", output_stride=8)
-    with pytest.raises(InputError, match="recurrence must be at least 1, not 0"):
+    with pytest.raises(InputError, match="recurrence must be a whole number of at least 1, not 0"):
         build_model("ccnet", backbone, 3, recurrence=0)

@@ -26,7 +26,7 @@ def build(method, backbone="narrow", **options):
     torch.manual_seed(0)
     if backbone == "narrow":
         return build_narrow(method, **options)
-    dilated = set(models.method(method).needed_strides) <= {4, 8}
+    dilated = set(models.method_class(method).needed_strides) <= {4, 8}
     built = build_backbone(backbone, output_stride=16 if dilated else None)
     return models.build_model(method, built, CLASSES, **options)
 
@@ -42,9 +42,14 @@ def name(request):
 
 
 @pytest.fixture(scope="module", params=CASES)
-def model(request, name):
+def case(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(name, case):
     """One model for all tests that leave it as it is."""
-    return build(name, request.param).eval()
+    return build(name, case).eval()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 97)])
@@ -75,11 +80,9 @@ def test_images_of_a_batch_do_not_know_each_other_in_eval_mode(model):
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5 * scale)
 
 
-def test_state_dict_round_trip(model, name, request):
+def test_state_dict_round_trip(model, name, case):
     images = torch.rand(1, 3, 64, 96)
-    backbone = request.node.callspec.params["model"]
-    torch.manual_seed(1)
-    other = build(name, backbone)
+    other = build(name, case)
     for parameter in other.parameters():
         torch.nn.init.normal_(parameter)
     other.load_state_dict(model.state_dict())
@@ -126,7 +129,7 @@ def test_every_method_has_a_published_count(name):
 
 
 def test_one_short_file_with_one_public_name(name):
-    module = inspect.getmodule(models.method(name))
+    module = inspect.getmodule(models.method_class(name))
     source = Path(module.__file__).read_text()
     assert len(source.splitlines()) <= 150
     assert len(module.__all__) == 1
@@ -139,6 +142,6 @@ def test_unknown_option_is_named(name):
 
 
 def test_image_smaller_than_the_stride_is_refused(model):
-    stride = max(model.backbone.strides)
+    stride = model.backbone.coarsest_stride
     with pytest.raises(InputError, match=f"image of {stride - 1}x64 pixels is smaller"):
         model(torch.rand(1, 3, stride - 1, 64))

@@ -70,7 +70,7 @@ def test_deeplabv2_sums_its_classifiers():
 
 
 def test_deeplabv2_needs_a_dilation():
-    with pytest.raises(InputError, match="at least one dilation"):
+    with pytest.raises(InputError, match=r"dilations must be a list of .*, not \[\]"):
         build_model("deeplabv2", Given(random(1, 2, 8, 8), strides=(8,)), 4, dilations=[])
 
 

@@ -14,6 +14,7 @@ from jaxtyping import config
 from torch import nn
 
 from segcore import models
+from segcore.errors import InputError
 from segcore.segmenter import Segmenter
 from tests.narrow_networks import build_narrow
 
@@ -27,6 +28,7 @@ to torch.export a single one is a case of its own."""
 PUBLISHED_FORMS: list[tuple[str, dict[str, Any]]] = [
     ("fcn", {"num_convs": 1, "kernel": 1, "concat_input": False}),
     ("ocrnet", {"bias": True}),
+    ("fcn", {"num_convs": 1, "concat_input": False, "bias": True, "classifier_bias": False}),
     ("ocnet", {"context": "pyramid", "grids": [1, 3]}),
     ("ocnet", {"context": "asp"}),
     ("deeplabv3", {"projection_kernel": 1}),
@@ -34,6 +36,8 @@ PUBLISHED_FORMS: list[tuple[str, dict[str, Any]]] = [
     ("gcnet", {"fusion": ["multiply", "add"]}),
     ("encnet", {"lateral": True}),
     ("sdn", {"stacks": 3}),
+    ("fcn", {"pyramid": "joint"}),
+    ("fcn", {"pyramid": "concat"}),
 ]
 FORMS = [(name, dict[str, Any]()) for name in models.list_methods()]
 FORMS += [form for form in PUBLISHED_FORMS if form[0] in models.list_methods()]
@@ -91,7 +95,7 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.fixture(scope="module")
 def exported(model: Segmenter) -> torch.export.ExportedProgram:
     """Height and width may be any multiple of the coarsest stride, from ``SMALLEST`` on."""
-    stride = max(model.backbone.strides)
+    stride = model.backbone.coarsest_stride
     height, width = (
         stride * torch.export.Dim(f"{side}_strides", min=SMALLEST // stride, max=1024)
         for side in ("height", "width")
@@ -144,3 +148,17 @@ def test_compiles_to_machine_code(method):
     compiled = torch.compile(model, fullgraph=True)
     with torch.no_grad():
         assert_same(compiled(images_of((65, 97))).logits, scores(model, (65, 97)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 3, 4, 64), "image of 4x64 pixels is smaller than the network's stride of 8"),
+        ((1, 3, 64, 64), r"training on 1 image.s. of 64x64 leaves BatchNorm a single value"),
+    ],
+)
+def test_a_compiled_model_tells_its_caller_what_is_wrong(shape, message):
+    torch.compiler.reset()
+    compiled = torch.compile(build_narrow("pspnet").train(), backend="eager")
+    with pytest.raises(InputError, match=message):
+        compiled(torch.rand(shape))
