@@ -10,7 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segcore.backbones import Backbone
-from segcore.layers import attend, auxiliary_head, classifier, conv_norm_relu
+from segcore.layers import (
+    attend,
+    auxiliary_head,
+    classifier,
+    conv_norm_relu,
+    sum_over_pixels,
+)
 from segcore.segmenter import Segmenter
 from segcore.types import Images, Prediction
 
@@ -18,8 +24,9 @@ __all__ = ["DANet"]
 
 
 class DANet(Segmenter):
-    """The branches' own classifiers are part of the method; ``auxiliary`` is the head on an
-    earlier feature that MMSegmentation adds and the paper does without."""
+    """The branches' own classifiers are part of the method, each to be weighted like the main one
+    (``auxiliary: false, auxiliary_weight: 1.0``); ``auxiliary`` is the head on an earlier feature
+    that MMSegmentation adds, with a weight of 0.4, and the paper does without."""
 
     def __init__(
         self,
@@ -48,7 +55,6 @@ class DANet(Segmenter):
         self.classify = classifier(width, num_classes, dropout=dropout)
         self.classify_position = classifier(width, num_classes, dropout=dropout)
         self.classify_channel = classifier(width, num_classes, dropout=dropout)
-        self.auxiliary = None
         if auxiliary:
             self.auxiliary = auxiliary_head(
                 backbone.channels[-2], num_classes, width=auxiliary_width, dropout=dropout
@@ -100,5 +106,5 @@ def mix_channels(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     from, subtracts the similarities from their maximum first; the maximum cancels in a softmax.
     """
     channels = x.flatten(2)
-    weights = torch.bmm(channels, -channels.mT).softmax(dim=-1)
+    weights = (-sum_over_pixels(channels, channels)).softmax(dim=-1).to(channels.dtype)
     return torch.bmm(weights, channels).unflatten(2, x.shape[-2:])

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from segcore.backbones import Backbone
 from segcore.errors import InputError, suggestion
-from segcore.layers import ContextHead, attend, auxiliary_head, conv_norm_relu
+from segcore.layers import (
+    ContextHead,
+    attend,
+    auxiliary_head,
+    conv_norm_relu,
+    sum_over_pixels,
+)
 from segcore.segmenter import Segmenter
 from segcore.types import Images, Prediction
 
@@ -46,7 +52,6 @@ class NonLocal(Segmenter):
         self.head = ContextHead(
             backbone.channels[-1], num_classes, block, width=width, dropout=dropout
         )
-        self.auxiliary = None
         if auxiliary:
             self.auxiliary = auxiliary_head(
                 backbone.channels[-2], num_classes, width=auxiliary_width, dropout=dropout
@@ -55,9 +60,7 @@ class NonLocal(Segmenter):
     def forward(self, images: Images) -> Prediction:
         features = self.backbone(images)
         logits = self.head(features[-1])
-        if self.training and self.auxiliary:
-            return Prediction(logits, auxiliary=(self.auxiliary(features[-2]),))
-        return Prediction(logits)
+        return self.prediction(logits, features)
 
 
 class NonLocalBlock(nn.Module):
@@ -91,4 +94,5 @@ def mix_by_dot_product(
 ) -> Float[Tensor, "b e n"]:
     """(queryᵀ key) valueᵀ / m (section 3.2, eq. 4). Without a softmax the product is associative:
     keys meet values first, in a matrix of e by d."""
-    return torch.bmm(torch.bmm(value, key.mT) / key.shape[2], query)
+    means = sum_over_pixels(value, key) / key.shape[2]
+    return torch.bmm(means.to(query.dtype), query)

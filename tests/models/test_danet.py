@@ -5,7 +5,7 @@ import torch
 
 from segcore.backbones import build_backbone
 from segcore.models import build_model
-from segcore.models.danet import ChannelAttention, PositionAttention
+from segcore.models.danet import ChannelAttention, PositionAttention, mix_channels
 
 C, H, W = 6, 3, 5
 
@@ -114,3 +114,18 @@ def test_training_supervises_both_branches(auxiliary):
     assert len(prediction.auxiliary) == len(expected)
     for ours, theirs in zip(prediction.auxiliary, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_channels_of_large_maps_keep_their_weights_in_low_precision(dtype):
+    torch.manual_seed(0)
+    # Similarities of some hundred thousand, of which float16 knows none and bfloat16 few.
+    x = (16 + torch.randint(2, (1, 4, 64, 64))).to(dtype)
+    x[0, 3] = x[0, 2]
+    expected = mix_channels(x.double())
+    assert expected.isfinite().all()
+    torch.testing.assert_close(mix_channels(x).double(), expected, rtol=1e-2, atol=0)
+    with torch.autocast("cpu", dtype):
+        found = mix_channels(x.float())
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=1e-2, atol=0)

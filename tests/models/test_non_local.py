@@ -8,7 +8,7 @@ import torch
 from segcore.backbones import build_backbone
 from segcore.errors import InputError
 from segcore.models import build_model
-from segcore.models.non_local import NonLocalBlock
+from segcore.models.non_local import NonLocalBlock, mix_by_dot_product
 
 FORMS = [("embedded_gaussian", True), ("embedded_gaussian", False), ("dot_product", True)]
 
@@ -83,3 +83,17 @@ def test_options_reach_the_block():
     assert build_model("non_local", backbone, 3, width=16, key_width=16).head.context.scale == 0.25
     with pytest.raises(InputError, match="non_local has no mode 'gausian'"):
         build_model("non_local", backbone, 3, mode="gausian")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_sum_over_pixels_of_the_dot_product_does_not_overflow(dtype):
+    torch.manual_seed(0)
+    query, key, value = (4 + torch.rand(1, 3, 8192).to(dtype) for _ in range(3))
+    assert (value.double() @ key.double().mT).min() > torch.finfo(torch.float16).max
+    expected = mix_by_dot_product(query.double(), key.double(), value.double())
+    found = mix_by_dot_product(query, key, value)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=2e-2, atol=0)
+    with torch.autocast("cpu", dtype):
+        found = mix_by_dot_product(query.float(), key.float(), value.float())
+    torch.testing.assert_close(found.double(), expected, rtol=2e-2, atol=0)
