@@ -18,7 +18,7 @@ from benchmarks.tables import figure, machine, table, write
 from segcore.backbones import build_backbone
 from segcore.losses import build_criterion
 from segcore.memory import peak_memory
-from segcore.models import build_model, list_methods, method
+from segcore.models import build_model, list_methods, method_class
 from segcore.segmenter import Segmenter
 
 CLASSES = 19
@@ -26,8 +26,8 @@ DILATED = {4, 8}
 YARDSTICK = "fcn"
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in list_methods()},
-    "ocnet-pyramid": ("ocnet", {"context": "pyramid"}),
-    "ocnet-asp": ("ocnet", {"context": "asp"}),
+    "ocnet-pyramid": ("ocnet", {"context": "pyramid", "value_width": 512, "shared": True}),
+    "ocnet-asp": ("ocnet", {"context": "asp", "key_width": 128, "value_width": 128}),
 }
 BOUNDED = ("non_local", "ocnet", "ocnet-pyramid", "ocnet-asp", "danet", "ccnet", "isanet", "encnet")
 """Those whose every pixel looks at all others, by an attention map or codewords."""
@@ -44,7 +44,7 @@ Ratios are to fcn's.
 
 def build(form: str, backbone: str) -> Segmenter:
     name, options = FORMS[form]
-    stride = 8 if set(method(name).needed_strides) <= DILATED else None
+    stride = 8 if set(method_class(name).needed_strides) <= DILATED else None
     torch.manual_seed(0)
     return build_model(name, build_backbone(backbone, output_stride=stride), CLASSES, **options)
 

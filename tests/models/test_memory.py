@@ -21,8 +21,8 @@ WHOLE_MAP = (64 * 128) ** 2 * 4
 FORMS: list[tuple[str, dict[str, Any]]] = [
     ("non_local", {}),
     ("ocnet", {"context": "base"}),
-    ("ocnet", {"context": "pyramid"}),
-    ("ocnet", {"context": "asp"}),
+    ("ocnet", {"context": "pyramid", "value_width": 16, "shared": True}),
+    ("ocnet", {"context": "asp", "key_width": 4, "value_width": 4}),
     ("danet", {}),
     ("ccnet", {}),
     ("isanet", {}),
