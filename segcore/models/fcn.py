@@ -4,6 +4,8 @@ A classification network whose last layers are convolutions scores every pixel a
 is MMSegmentation's: convolutions on the last feature, joined with that feature once more.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -25,7 +27,8 @@ __all__ = ["FCN"]
 class FCN(Segmenter):
     """Other published forms: on HRNet ``num_convs=1, kernel=1, width=<all channels>,
     concat_input=False, dropout=0.0, auxiliary=False``; PyTorch-Encoding ``num_convs=1,
-    concat_input=False``; FCN-D6 ``dilation=6`` on a backbone of stride 16.
+    concat_input=False``, and openseg that with ``bias=True, classifier_bias=False,
+    auxiliary_width=512``; FCN-D6 ``dilation=6`` on a backbone of stride 16.
 
     ``classifier_convs`` of 1 or 2 is the plain head of Wide-ResNet-38 (arXiv:1611.10080) instead:
     so many dilated convolutions without BatchNorm, ``width`` between two. Nothing else joins in,
@@ -42,6 +45,8 @@ class FCN(Segmenter):
         dilation: int = 1,
         width: int = 512,
         concat_input: bool = True,
+        bias: bool = False,
+        classifier_bias: bool = True,
         dropout: float = 0.1,
         classifier_convs: int = 0,
         auxiliary: bool = True,
@@ -51,26 +56,24 @@ class FCN(Segmenter):
             raise InputError(f"method fcn: num_convs must be at least 1, not {num_convs}")
         super().__init__()
         last = backbone.channels[-1]
-        self.backbone = backbone
-        self.join = None
-        self.auxiliary = None
+        self.backbone, self.join = backbone, None
         if classifier_convs:
             self.convs, self.classify = plain_head(last, num_classes, width, classifier_convs)
-            return
-        inputs = [last] + [width] * (num_convs - 1)
-        self.convs = nn.Sequential(
-            *(conv_norm_relu(each, width, kernel, dilation=dilation) for each in inputs)
-        )
-        if concat_input:
-            self.join = conv_norm_relu(last + width, width, kernel)
-        self.classify = classifier(width, num_classes, dropout=dropout)
-        if auxiliary:
+        else:
+            block = partial(conv_norm_relu, outputs=width, kernel=kernel, bias=bias)
+            inputs = [last] + [width] * (num_convs - 1)
+            self.convs = nn.Sequential(*(block(each, dilation=dilation) for each in inputs))
+            self.join = block(last + width) if concat_input else None
+            self.classify = classifier(width, num_classes, dropout=dropout, bias=classifier_bias)
+        if auxiliary and not classifier_convs:
             self.auxiliary = auxiliary_head(
                 backbone.channels[-2],
                 num_classes,
                 width=auxiliary_width,
                 dilation=dilation,
                 dropout=dropout,
+                bias=bias,
+                classifier_bias=classifier_bias,
             )
 
     def forward(self, images: Images) -> Prediction:
@@ -79,9 +82,7 @@ class FCN(Segmenter):
         if self.join:
             x = self.join(torch.cat([features[-1], x], dim=1))
         logits = self.classify(x)
-        if self.training and self.auxiliary:
-            return Prediction(logits, auxiliary=(self.auxiliary(features[-2]),))
-        return Prediction(logits)
+        return self.prediction(logits, features)
 
 
 def plain_head(

@@ -41,6 +41,20 @@ def test_fcn_without_joining_and_with_dilation(backbone):
     assert model.eval()(torch.rand(1, 3, 64, 96)).logits.shape == (1, 3, 8, 12)
 
 
+def test_fcn_has_openseg_s_biases_and_none_in_either_classifier(backbone):
+    options = {"num_convs": 1, "concat_input": False, "bias": True, "classifier_bias": False}
+    model = build_model("fcn", backbone, 3, width=16, auxiliary_width=8, **options)
+    for conv, norm, classify in (
+        (*model.convs[0][:2], model.classify[1]),
+        (*model.auxiliary[0][:2], model.auxiliary[1][1]),
+    ):
+        assert conv.bias.shape == norm.bias.shape
+        assert classify.bias is None
+    joined = build_model("fcn", backbone, 3, width=16, bias=True)
+    assert joined.join[0].bias.shape == (16,)
+    assert joined.classify[1].bias.shape == (3,)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_fcn_with_the_plain_head_of_wide_resnet(backbone, count):
     model = build_model("fcn", backbone, 3, classifier_convs=count, width=16).double().eval()
