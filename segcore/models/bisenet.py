@@ -24,8 +24,8 @@ class BiSeNet(Segmenter):
     """The form of MMSegmentation on ResNet-18, both auxiliary heads to be weighted like the main
     one (``auxiliary_weight=1``). Other published forms: MMSegmentation on ResNet-50
     ``spatial_widths=(256, 256, 256, 512), context_width=512, width=1024, head_width=1024,
-    auxiliary_width=256``; CoinCheung's ``gate="norm"``; the paper's authors in TorchSeg
-    ``gate="two_convs", upsampling="bilinear", head_width=64, auxiliary_width=256``."""
+    auxiliary_width=256``; CoinCheung's ``gate="norm"``; the paper's three ``spatial_widths``; its
+    authors' ``gate="two_convs", upsampling="bilinear", head_width=64, auxiliary_width=256``."""
 
     needed_strides = (16, 32)
 
@@ -49,10 +49,11 @@ class BiSeNet(Segmenter):
         super().__init__()
         self.backbone = backbone
         self.spatial = spatial_path(spatial_widths)
-        self.context = ContextPath(backbone.channels[-2:], context_width, upsampling)
+        self.taken = middle, last = backbone.index_of(16), backbone.index_of(32)
+        inputs = backbone.channels[middle], backbone.channels[last]
+        self.context = ContextPath(*inputs, context_width, upsampling)
         self.fuse = FeatureFusion(spatial_widths[-1] + context_width, width, gate)
         self.head = auxiliary_head(width, num_classes, width=head_width, dropout=dropout)
-        self.auxiliary = None
         if auxiliary:
             self.auxiliary = nn.ModuleList(
                 auxiliary_head(context_width, num_classes, width=auxiliary_width, dropout=dropout)
@@ -60,26 +61,27 @@ class BiSeNet(Segmenter):
             )
 
     def forward(self, images: Images) -> Prediction:
-        *_, middle, last = self.backbone(images)
+        features = self.backbone(images)
+        middle, last = (features[i] for i in self.taken)
         detail = self.spatial(images)
         fine, coarse = self.context(middle, last, detail.shape[-2:])
         logits = self.head(self.fuse(detail, fine))
         if self.training and self.auxiliary:
-            heads = zip(self.auxiliary, (fine, coarse), strict=True)
-            return Prediction(logits, auxiliary=tuple(head(each) for head, each in heads))
+            finer, coarser = self.auxiliary
+            return Prediction(logits, auxiliary=(finer(fine), coarser(coarse)))
         return Prediction(logits)
 
 
 def spatial_path(widths: Sequence[int]) -> nn.Sequential:
-    """Three strides of two, and a projection (section 3.1)."""
-    if len(widths) != 4:
-        raise InputError(f"method bisenet: spatial_widths must be 4 widths, not {list(widths)}")
-    first, second, third, last = widths
+    """Three strides of two (section 3.1), and the projection that all published code adds."""
+    if len(widths) not in (3, 4):
+        raise InputError(f"method bisenet: spatial_widths must be 3 or 4, not {list(widths)}")
+    first, second, third, *projection = widths
     return nn.Sequential(
-        conv_norm_relu(3, first, 7, stride=2),
+        conv_norm_relu(3, first, 7 if projection else 3, stride=2),
         conv_norm_relu(first, second, 3, stride=2),
         conv_norm_relu(second, third, 3, stride=2),
-        conv_norm_relu(third, last),
+        *(conv_norm_relu(third, last) for last in projection),
     )
 
 
@@ -87,9 +89,8 @@ class ContextPath(nn.Module):
     """From the whole image up to stride 8, taking in a refined feature at each stride on the way
     (section 3.2); gives the maps at strides 8 and 16."""
 
-    def __init__(self, inputs: tuple[int, ...], width: int, upsampling: str) -> None:
+    def __init__(self, middle: int, last: int, width: int, upsampling: str) -> None:
         super().__init__()
-        middle, last = inputs
         self.pooling = ImagePooling(last, width)
         self.refine_last = AttentionRefinement(last, width)
         self.smooth_last = conv_norm_relu(width, width, 3)

@@ -139,7 +139,7 @@ def test_parts_to_the_last_parameter():
     [
         ("gate", "norms", "no gate 'norms'; did you mean 'norm'"),
         ("upsampling", "cubic", "no upsampling 'cubic'; there is bilinear, nearest"),
-        ("spatial_widths", [64, 128], "spatial_widths must be 4 widths, not"),
+        ("spatial_widths", [64, 128], "spatial_widths must be 3 or 4, not"),
     ],
 )
 def test_wrong_options_are_named(option, value, message):
@@ -158,3 +158,31 @@ def test_one_image_cannot_train_a_pooled_average():
     with pytest.raises(InputError, match=r"a single value per channel .* at least 2 images"):
         model(torch.rand(1, 3, 64, 64))
     assert model(torch.rand(2, 3, 64, 64)).logits.shape == (2, 3, 8, 8)
+
+
+def test_of_two_features_at_stride_32_the_later_one_is_read():
+    torch.manual_seed(0)
+    backbone = build_backbone("wide_resnet38_a1", width=2)
+    assert backbone.strides == (4, 8, 16, 32, 32)
+    model = shaken(build_model("bisenet", backbone, 3, **NARROW))
+    assert model.context.refine_middle.conv[0].in_channels == backbone.channels[2]
+    assert model.context.refine_last.conv[0].in_channels == backbone.channels[4]
+    images = torch.rand(1, 3, 97, 129, dtype=torch.float64)
+    with torch.no_grad():
+        features = backbone(images)
+        fine, coarse = model.context(features[2], features[4], torch.Size((13, 17)))
+        expected = model.head(model.fuse(model.spatial(images), fine))
+        torch.testing.assert_close(model(images).logits, expected, rtol=0, atol=1e-12)
+    assert coarse.shape[-2:] == (7, 9)
+
+
+def test_three_widths_are_the_paper_s_spatial_path():
+    torch.manual_seed(0)
+    options = NARROW | {"spatial_widths": [4, 5, 6]}
+    model = shaken(build_model("bisenet", build_backbone("resnet18"), 3, **options))
+    forms = [(each[0].kernel_size, each[0].stride) for each in model.spatial]
+    assert forms == [((3, 3), (2, 2))] * 3
+    images = torch.rand(2, 3, 97, 129, dtype=torch.float64)
+    with torch.no_grad():
+        expected, *_ = by_hand(model, images, "norm_relu", "nearest")
+        torch.testing.assert_close(model(images).logits, expected, rtol=0, atol=1e-12)
