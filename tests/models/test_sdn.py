@@ -59,7 +59,7 @@ def layer(inputs):
 @pytest.mark.parametrize(
     ("options", "more"),
     [
-        ({"kernel": 2}, 2 * sum(conv(i, i, 2) - conv(i, i, 4) for i in (10, 8))),
+        ({"deconvolution": 2}, 2 * sum(conv(i, i, 2) - conv(i, i, 4) for i in (10, 8))),
         # Two layers fewer before the second unit's coarsest map, and so fewer to compress.
         ({"bottom_layers": 2}, -(layer(18 + 8) + layer(18 + 12) + 9 * 8 * 10)),
         # The last map is what was joined: 8 and 4 channels, and 4 of either layer.
@@ -91,28 +91,27 @@ def apply_layer(module, x):
     return F.conv2d(x.clamp(min=0), convolution.weight, convolution.bias, padding=1)
 
 
-def dense(block, x):
-    *layers, compress = block
-    for (each,) in layers:
+def dense(step, x):
+    for each in step.layers:
         x = torch.cat([x, apply_layer(each, x)], dim=1)
-    return F.conv2d(x, compress.weight, compress.bias, padding=1)
+    return F.conv2d(x, step.compress.weight, step.compress.bias, padding=1)
 
 
-def up(move, block, x, lateral):
+def up(step, x, lateral):
     """A transposed convolution is the convolution of what is spread out by zeros."""
-    batch, channels, height, width = x.shape
+    move, (batch, channels, height, width) = step.move, x.shape
     spread = x.new_zeros(batch, channels, 2 * height - 1, 2 * width - 1)
     spread[:, :, ::2, ::2] = x
     padded = F.pad(spread, (2, 3, 2, 3))
     x = F.conv2d(padded, move.weight.transpose(0, 1).flip(2, 3), move.bias)
-    return dense(block, torch.cat([x[:, :, : lateral.shape[2], : lateral.shape[3]], lateral], 1))
+    return dense(step, torch.cat([x[:, :, : lateral.shape[2], : lateral.shape[3]], lateral], 1))
 
 
-def down(block, x, link):
+def down(step, x, link):
     x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2), value=-float("inf"))
     pooled = torch.stack([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)]).amax(0)
     pooled = pooled[:, :, : link.shape[2], : link.shape[3]]
-    return dense(block, torch.cat([pooled, link], dim=1))
+    return dense(step, torch.cat([pooled, link], dim=1))
 
 
 def step_by_step(model, images):
@@ -121,12 +120,12 @@ def step_by_step(model, images):
     middle, fine = (apply_layer(*each) for each in zip(model.laterals, (middle, fine), strict=True))
     first, second = model.units
     a16 = F.conv2d(bottom, model.enter.weight, model.enter.bias, padding=1)
-    a8 = up(first.moves[0], first.blocks[0], a16, middle)
-    a4 = up(first.moves[1], first.blocks[1], a8, fine)
-    b8 = down(second.blocks[0], a4, a8)
-    b16 = down(second.blocks[1], b8, a16)
-    b8 = up(second.moves[2], second.blocks[2], b16, middle)
-    b4 = up(second.moves[3], second.blocks[3], b8, fine)
+    a8 = up(first.decoder[0], a16, middle)
+    a4 = up(first.decoder[1], a8, fine)
+    b8 = down(second.encoder[0], a4, a8)
+    b16 = down(second.encoder[1], b8, a16)
+    b8 = up(second.decoder[0], b16, middle)
+    b4 = up(second.decoder[1], b8, fine)
     heads = (*model.auxiliary, model.classify)
     a = [head[0](each) for head, each in zip(heads, (a16, a8, a4), strict=True)]
     b = [head[1](each) for head, each in zip(heads, (b16, b8, b4), strict=True)]
@@ -180,7 +179,7 @@ def test_of_two_features_at_stride_16_the_later_one_is_read():
     model = build(backbone={"output_stride": 16})
     assert model.backbone.strides == (4, 8, 16, 16)
     assert model.enter.in_channels == 32
-    assert len(model.units[0].moves) == 2
+    assert len(model.units[0].decoder) == 2
 
 
 def test_a_backbone_that_goes_to_stride_32_has_one_step_more():
@@ -192,9 +191,9 @@ def test_a_backbone_that_goes_to_stride_32_has_one_step_more():
 
 
 def test_what_cannot_be_built_is_told():
-    with pytest.raises(InputError, match="1 stack or more, kernel 2 or 4; not 0, 4"):
+    with pytest.raises(InputError, match="stacks must be a whole number of at least 1, not 0"):
         build(stacks=0)
-    with pytest.raises(InputError, match="not 1, 3"):
-        build(kernel=3)
+    with pytest.raises(InputError, match="deconvolution must be 2 or 4, not 3"):
+        build(deconvolution=3)
     with pytest.raises(InputError, match="needs features at strides 4, 8, 16"):
         build(backbone={"output_stride": 8})
