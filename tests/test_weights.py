@@ -7,6 +7,7 @@ needs an environment of its own.
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -278,3 +279,86 @@ def test_the_method_of_a_checkpoint_is_known(method, monkeypatch):
     monkeypatch.setattr("segcore.weights.loading.read_state", lambda source: state)
     with pytest.raises(InputError, match=f"x: a checkpoint of method {method}, the model is"):
         load_weights(zoo(other, "resnet50c"), "x")
+
+
+def torchvision_s(method):
+    with torch.device("meta"):
+        build = getattr(segmentation, f"{method}_resnet50")
+        return build(
+            weights=None, weights_backbone=None, num_classes=19, aux_loss=True
+        ).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("method", "model", "message"),
+    [
+        ("fcn", ("fcn", {}), "with other options; build it with num_convs=1, concat_input=False"),
+        ("fcn", ("deeplabv3", {}), "of method fcn, .* that one with num_convs=1, concat_input=Fa"),
+        ("deeplabv3", ("deeplabv3", {}), "with width=256, projection_kernel=1, num_convs=1"),
+        ("deeplabv3", ("fcn", {}), "of method deeplabv3, the model is fcn; .* with width=256, pro"),
+        ("fcn", ("fcn", {"num_convs": 1, "concat_input": False}), "resnet50 or resnet101, at outp"),
+    ],
+)
+def test_a_refusal_of_torchvision_s_names_the_options(method, model, message, monkeypatch):
+    name, options = model
+    monkeypatch.setattr("segcore.weights.loading.read_state", lambda _: torchvision_s(method))
+    with pytest.raises(InputError, match=message):
+        load_weights(zoo(name, "resnet18" if options else "resnet50", options=options), "x")
+
+
+@pytest.mark.parametrize("method", ["fcn", "deeplabv2"])
+def test_weights_of_this_project_are_told_apart(method, tmp_path):
+    model = narrow(method)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    with pytest.raises(InputError, match=r"has the names of this project.*load_model .* init"):
+        load_weights(model, tmp_path / "weights.safetensors")
+
+
+# --- docs/weights.md ---------------------------------------------------------------------------
+
+DOCUMENT = (Path(__file__).parents[1] / "docs/weights.md").read_text()
+
+
+def calls(columns):
+    """The first code of the second cell of each line of a table with so many columns."""
+    lines = [line.strip("| ").split(" | ") for line in DOCUMENT.splitlines() if line[:1] == "|"]
+    cells = [cells for cells in lines if len(cells) == columns and not cells[0].startswith("-")]
+    return {first: code[1] for first, second, *_ in cells[1:] if (code := second.split("`"))[1:]}
+
+
+def arguments(text):
+    return eval(f"(lambda name, **options: (name, options))({text})")
+
+
+def test_the_backbones_of_the_page_are_those_of_the_checkpoints():
+    trunks = {"`r50-d8`": "resnet50c", "`m-v2-d8`": "mobilenetv2_100"}
+    found = calls(3)
+    assert len(found) >= 10
+    for said, text in found.items():
+        name, options = arguments(text)
+        with torch.device("meta"):
+            model = zoo("fcn", name, options={"num_convs": 1, "concat_input": False}, **options)
+        for mark, trunk in trunks.items():
+            if mark in said:
+                conversion = converted(state_of(PUBLISHED["trunks"][trunk]), model)
+                assert conversion.unexpected == ()
+                assert conversion.misshaped == {}
+
+
+def test_the_methods_of_the_page_are_those_of_the_checkpoints():
+    found = calls(2)
+    assert len(found) >= 10
+    for said, text in found.items():
+        name, options = arguments(text)
+        auxiliary = options.pop("auxiliary", True)
+        model = zoo(name, "resnet50", auxiliary=auxiliary, options=options)
+        if said.startswith("torchvision"):
+            assert options == TORCHVISION[name]
+            conversion = converted(torchvision_s(name), model)
+            assert conversion.complete
+
+
+def test_the_code_of_the_page_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    exec(code, names := {})
+    assert names["model"].head[0][0].out_channels == 128

@@ -5,16 +5,16 @@ first attend to those that lie a whole number of cells away, all over the image,
 their own cell; over the two steps each pixel hears from every other.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from segcore.backbones import Backbone
-from segcore.errors import InputError
 from segcore.layers import (
+    JoinedContext,
     SelfAttention,
     attend_windows,
     auxiliary_head,
@@ -28,7 +28,8 @@ __all__ = ["ISANet"]
 
 
 class ISANet(Segmenter):
-    """``cell`` is the side of a cell in pixels of the feature.
+    """``cells`` are heights and widths of a cell in pixels of the feature; each of several has an
+    attention of its own.
 
     Another published form: openseg's ``value_bias=False, dropout=0.05, auxiliary_width=512``.
     """
@@ -40,21 +41,20 @@ class ISANet(Segmenter):
         *,
         width: int = 512,
         key_width: int = 256,
-        cell: int = 8,
+        cells: Sequence[Sequence[int]] = ((8, 8),),
         value_bias: bool = True,
         dropout: float = 0.1,
         auxiliary: bool = True,
         auxiliary_width: int = 256,
     ) -> None:
-        if cell < 1:
-            raise InputError(f"method isanet: cell must be at least 1, not {cell}")
         super().__init__()
         self.backbone = backbone
         self.enter = conv_norm_relu(backbone.channels[-1], width, 3)
-        self.attend = InterlacedAttention(width, key_width, cell, value_bias=value_bias)
-        self.join = conv_norm_relu(2 * width, width)
+        self.context = JoinedContext(
+            width,
+            [InterlacedAttention(width, key_width, cell, value_bias=value_bias) for cell in cells],
+        )
         self.classify = classifier(width, num_classes, dropout=dropout)
-        self.auxiliary = None
         if auxiliary:
             self.auxiliary = auxiliary_head(
                 backbone.channels[-2], num_classes, width=auxiliary_width, dropout=dropout
@@ -62,26 +62,25 @@ class ISANet(Segmenter):
 
     def forward(self, images: Images) -> Prediction:
         features = self.backbone(images)
-        x = self.enter(features[-1])
-        logits = self.classify(self.join(torch.cat([self.attend(x), x], dim=1)))
-        if self.training and self.auxiliary:
-            return Prediction(logits, auxiliary=(self.auxiliary(features[-2]),))
-        return Prediction(logits)
+        logits = self.classify(self.context(self.enter(features[-1])))
+        return self.prediction(logits, features)
 
 
 class InterlacedAttention(nn.Module):
-    """Long range, then short range (section 3.2). A map whose sides are no multiples of ``cell``
+    """Long range, then short range (section 3.2). A map whose sides are no multiples of ``cell``'s
     is padded with zeros on both sides; as published, the padding takes part in attention."""
 
-    def __init__(self, width: int, key_width: int, cell: int, *, value_bias: bool) -> None:
+    def __init__(
+        self, width: int, key_width: int, cell: Sequence[int], *, value_bias: bool
+    ) -> None:
         super().__init__()
-        self.cell = cell
+        self.cell = tuple(cell)
         self.long_range, self.short_range = (
             SelfAttention(
                 width,
                 key_width,
                 width,
-                attend=partial(attend_cells, cell=cell, interlaced=interlaced),
+                attend=partial(attend_cells, cell=self.cell, interlaced=interlaced),
                 project=conv_norm_relu(width, width),
                 value_bias=value_bias,
             )
@@ -89,10 +88,9 @@ class InterlacedAttention(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        height, width = x.shape[-2:]
-        padding = (*_both_sides(width, self.cell), *_both_sides(height, self.cell))
-        context = self.short_range(self.long_range(F.pad(x, padding)))
-        return F.pad(context, [-each for each in padding])
+        tall, wide = (_both_sides(*each) for each in zip(x.shape[-2:], self.cell, strict=True))
+        context = self.short_range(self.long_range(F.pad(x, (*wide, *tall))))
+        return F.pad(context, [-each for each in (*wide, *tall)])
 
 
 def _both_sides(length: int, cell: int) -> tuple[int, int]:
@@ -105,9 +103,10 @@ def attend_cells(
     key: Float[Tensor, "b d h w"],
     value: Float[Tensor, "b e h w"],
     *,
-    cell: int,
+    cell: Sequence[int],
     interlaced: bool,
 ) -> Float[Tensor, "b e h w"]:
     """Attention inside each cell or, if ``interlaced``, among pixels a number of cells apart."""
-    rows, columns = (length // cell for length in query.shape[-2:])
+    height, width = query.shape[-2:]
+    rows, columns = height // cell[0], width // cell[1]
     return attend_windows(query, key, value, rows, columns, interlaced=interlaced)

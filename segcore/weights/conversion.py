@@ -18,6 +18,7 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 
 _TRAINING_ONLY = ("auxiliary", "presence")
 _MAIN = ("decode_head", "classifier")
+_OWN_TRUNKS = ("backbone.body.", "backbone.stages.")
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,12 @@ def methods_like(state: Mapping[str, Tensor]) -> list[str]:
 
 def method_of(model: Segmenter) -> str:
     return type(model).__module__.rpartition(".")[2]
+
+
+def is_own(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those that models of this project give their weights."""
+    theirs = is_torchvision(state) or any(key.startswith("decode_head.") for key in state)
+    return not theirs and any(key.startswith(_OWN_TRUNKS) for key in state)
 
 
 def is_torchvision(state: Mapping[str, Tensor]) -> bool:

@@ -17,10 +17,18 @@ from segcore.segmenter import Segmenter
 from segcore.weights.conversion import (
     Conversion,
     converted,
+    is_own,
     is_torchvision,
     method_of,
     methods_like,
 )
+from segcore.weights.names import TORCHVISION_OPTIONS
+
+PAGE = "docs/weights.md"
+_MADE_ON = {
+    "torchvision": "resnet50 or resnet101, at output_stride 8",
+    "MMSegmentation": "resnet50c for R-50, resnet50 for R-50b, pyramid='joint' for FastFCN, ...",
+}
 
 
 def load_weights(model: Segmenter, source: Path | str) -> Conversion:
@@ -33,6 +41,12 @@ def load_weights(model: Segmenter, source: Path | str) -> Conversion:
     Raises InputError, and leaves the model as it was, where anything else does not fit.
     """
     state = read_state(source)
+    if is_own(state):
+        raise InputError(
+            f"{source} has the names of this project, not those of MMSegmentation or torchvision: "
+            "segcore.model_files.load_model reads it with the files beside it, and a row that says "
+            "init starts from it"
+        )
     conversion = converted(state, model)
     if not conversion.complete:
         raise InputError(f"{source}: {_refusal(state, model, conversion)} [{conversion}]")
@@ -102,23 +116,24 @@ def _not_plain(source: Path | str, error: Exception) -> str:
 def _refusal(state: Mapping[str, Tensor], model: Segmenter, conversion: Conversion) -> str:
     """What the checkpoint is and what the model should be."""
     like, method = methods_like(state), method_of(model)
-    if like and method not in like:
-        return f"a checkpoint of method {' or '.join(like)}, the model is {method}; build that one"
+    library = "torchvision" if is_torchvision(state) else "MMSegmentation"
+    if not like:
+        return f"no checkpoint of a method that is both {library}'s and in the zoo"
+    options = TORCHVISION_OPTIONS[like[0]] if library == "torchvision" else ""
+    if method not in like:
+        remedy = f"build that one with {options}" if options else "build that one"
+        return f"a checkpoint of method {' or '.join(like)}, the model is {method}; {remedy}"
     classes = {(theirs[0], ours[0]) for theirs, ours in conversion.misshaped.values()}
     only_classes = not (conversion.missing or conversion.unexpected) and len(classes) == 1
     if only_classes and all(_is_scores(key) for key in conversion.misshaped):
         ((theirs, ours),) = classes
         return f"a checkpoint for {theirs} classes, the model has {ours}; build it for {theirs}"
-    library = "torchvision" if is_torchvision(state) else "MMSegmentation"
-    if not like:
-        return f"no checkpoint of a method that is both {library}'s and in the zoo"
     where = [*conversion.unexpected, *conversion.misshaped, *conversion.missing]
     if any(key.startswith(("backbone.", "neck.")) for key in where):
-        return (
-            f"the checkpoint of a {method} on another backbone; build the one that it was made "
-            "on (resnet50c for R-50, resnet50 for R-50b, pyramid='joint' for FastFCN, ...)"
-        )
-    return f"the checkpoint of a {method} with other options; build it with those (see {method})"
+        remedy = f"build the one that it was made on ({_MADE_ON[library]})"
+        return f"the checkpoint of a {method} on another backbone; {remedy}"
+    remedy = f"with {options}" if options else f"with those ({PAGE} has them by family)"
+    return f"the checkpoint of a {method} with other options; build it {remedy}"
 
 
 def _is_scores(key: str) -> bool:

@@ -108,15 +108,15 @@ decode_head.conv_seg                          classify.1
 
 _ISANET = """
 decode_head.in_conv                          enter
-decode_head.global_relation.query_project    attend.long_range.query
-decode_head.global_relation.key_project      attend.long_range.key
-decode_head.global_relation.value_project    attend.long_range.value
-decode_head.global_relation.output_project   attend.long_range.project
-decode_head.local_relation.query_project     attend.short_range.query
-decode_head.local_relation.key_project       attend.short_range.key
-decode_head.local_relation.value_project     attend.short_range.value
-decode_head.local_relation.output_project    attend.short_range.project
-decode_head.out_conv                         join
+decode_head.global_relation.query_project    context.attentions.0.long_range.query
+decode_head.global_relation.key_project      context.attentions.0.long_range.key
+decode_head.global_relation.value_project    context.attentions.0.long_range.value
+decode_head.global_relation.output_project   context.attentions.0.long_range.project
+decode_head.local_relation.query_project     context.attentions.0.short_range.query
+decode_head.local_relation.key_project       context.attentions.0.short_range.key
+decode_head.local_relation.value_project     context.attentions.0.short_range.value
+decode_head.local_relation.output_project    context.attentions.0.short_range.project
+decode_head.out_conv                         context.join
 decode_head.conv_seg                         classify.1
 """
 
@@ -160,7 +160,7 @@ aux_classifier.4    auxiliary.1.1
 """
 
 _TORCHVISION_FCN = """
-classifier.0        convs.0.0
+classifier.0.weight convs.0.0.weight
 classifier.1        convs.0.1
 classifier.4        classify.1
 """
@@ -230,3 +230,9 @@ TORCHVISION = {
     "deeplabv3": _TORCHVISION_DEEPLABV3 + _TORCHVISION_AUXILIARY + _TRUNK,
 }
 """Of ``torchvision.models.segmentation`` on ResNet."""
+
+TORCHVISION_OPTIONS = {
+    "fcn": "num_convs=1, concat_input=False",
+    "deeplabv3": "width=256, projection_kernel=1, num_convs=1",
+}
+"""The options of ``build_model`` that torchvision's form of a method has."""

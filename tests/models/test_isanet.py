@@ -14,7 +14,7 @@ CELL = 3
 @pytest.fixture
 def block():
     torch.manual_seed(0)
-    return InterlacedAttention(4, 5, CELL, value_bias=True).double().eval()
+    return InterlacedAttention(4, 5, (CELL, CELL), value_bias=True).double().eval()
 
 
 def masked_attention(attention, x, same):
@@ -76,15 +76,44 @@ def test_the_context_joins_the_feature():
     torch.manual_seed(0)
     backbone = build_backbone("resnet18", output_stride=8)
     model = build_model("isanet", backbone, 3, width=16, key_width=8, value_bias=False).eval()
-    assert model.attend.cell == 8
-    assert model.attend.long_range.value.bias is None
+    (attend,) = model.context.attentions
+    assert attend.cell == (8, 8)
+    assert attend.long_range.value.bias is None
     images = torch.rand(2, 3, 97, 65)
     with torch.no_grad():
         x = model.enter(backbone(images)[-1])
-        expected = model.classify(model.join(torch.cat([model.attend(x), x], dim=1)))
+        expected = model.classify(model.context.join(torch.cat([attend(x), x], dim=1)))
         torch.testing.assert_close(model(images).logits, expected)
 
 
-def test_a_cell_of_nothing_is_refused():
-    with pytest.raises(InputError, match="method isanet: cell must be at least 1, not 0"):
-        build_model("isanet", build_backbone("resnet18", output_stride=8), 3, cell=0)
+def test_cells_need_not_be_square():
+    torch.manual_seed(0)
+    block = InterlacedAttention(4, 5, (2, 4), value_bias=True).double().eval()
+    x = torch.randn(1, 4, 6, 12, dtype=torch.float64, requires_grad=True)
+    lattice, cell = torch.zeros(2, 6, 12, dtype=torch.bool)
+    lattice[1::2, 2::4] = True
+    cell[2:4, 4:8] = True
+    assert torch.equal(seen_by(block.long_range, x, 3, 6), lattice)
+    assert torch.equal(seen_by(block.short_range, x, 3, 6), cell)
+    assert block(torch.rand(1, 4, 5, 13, dtype=torch.float64)).shape == (1, 4, 5, 13)
+
+
+def test_several_cells_widen_what_they_join():
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet18", output_stride=8)
+    options = {"width": 16, "key_width": 8, "cells": [[8, 8], [2, 4]]}
+    model = build_model("isanet", backbone, 3, **options).eval()
+    images = torch.rand(2, 3, 97, 65)
+    with torch.no_grad():
+        x = model.enter(backbone(images)[-1])
+        first, second = model.context.attentions
+        parts = [first(x), second(x), model.context.widen(x)]
+        assert [each.shape[1] for each in parts] == [16, 16, 32]
+        expected = model.classify(model.context.join(torch.cat(parts, dim=1)))
+        torch.testing.assert_close(model(images).logits, expected)
+
+
+@pytest.mark.parametrize("cells", [8, [], [8, 8], [[8, 0]], [[8]]])
+def test_a_cell_of_nothing_is_refused(cells):
+    with pytest.raises(InputError, match="cells must be a list of heights and widths, as in"):
+        build_model("isanet", build_backbone("resnet18", output_stride=8), 3, cells=cells)
