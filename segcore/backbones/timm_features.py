@@ -7,7 +7,7 @@ from typing import Any
 import timm
 import torch
 from timm.models.hrnet import HighResolutionNet
-from torch import Tensor, nn
+from torch import Tensor
 
 from segcore.backbones.backbone import Backbone
 from segcore.backbones.densenet import dilate_densenet
@@ -33,7 +33,8 @@ class TimmFeatures(Backbone):
 
     ``options`` are timm's keywords and those of ``segcore.backbones.dilation``;
     ``enlarge_by_factor`` is a form of HRNet (``hrnet_fusion``). Raises InputError on what cannot
-    be built, and where pretrained weights cannot be had.
+    be built, where pretrained weights cannot be had, and on images of a size that the network
+    does not take.
     """
 
     def __init__(
@@ -49,14 +50,12 @@ class TimmFeatures(Backbone):
         super().__init__()
         forms = {key: options.pop(key) for key in DILATION_OPTIONS if key in options}
         source = _weights_source(name, weights_folder) if pretrained else {}
-        self.body = _create(name, output_stride, options | source)
+        self.name = name
+        self.body = _create(name, output_stride, options, source)
         set_dilations(name, self.body, forms)
-        reductions = self.body.feature_info.reduction()
-        if output_stride is not None and reductions[-1] != output_stride:
-            raise InputError(_stride_refused(name, output_stride, options))
+        reductions, channels = self.body.feature_info.reduction(), self.body.feature_info.channels()
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         self.kept = tuple(i for i, stride in enumerate(reductions) if stride >= _FINEST)
-        channels = self.body.feature_info.channels()
         self.channels = tuple(channels[i] for i in self.kept)
         self.strides = tuple(reductions[i] for i in self.kept)
         if enlarge_by_factor and not isinstance(self.body, HighResolutionNet):
@@ -67,68 +66,30 @@ class TimmFeatures(Backbone):
         replace_fusion(self.body, enlarge_by_factor=enlarge_by_factor)
 
     def forward(self, images: Images) -> list[Tensor]:
-        features = self.body(images)
+        try:
+            features = self.body(images)
+        except (AssertionError, RuntimeError) as error:
+            if not _speaks_of_size(error):
+                raise
+            raise InputError(_size_refused(self.name, images.shape, error)) from error
         if self.channels_last:  # Swin and its kind
             features = [each.permute(0, 3, 1, 2) for each in features]
         return [features[i] for i in self.kept]
 
 
-def _create(name: str, output_stride: int | None, options: dict[str, Any]) -> Any:
-    if name.startswith("hrnet"):  # the class swallows unknown keywords
-        given = [option for option in options if not option.startswith("pretrained")]
-        check_options(f"backbone {name}", given, _options_of(HighResolutionNet))
+def _create(
+    name: str, output_stride: int | None, options: dict[str, Any], source: dict[str, Any]
+) -> Any:
+    """``source`` are timm's keywords for pretrained weights, if there are to be any."""
+    if name.startswith("hrnet") and options:  # its class swallows unknown keywords
+        check_options(f"backbone {name}", options, _options_of(name))
     try:
-        return _create_plainly(name, output_stride, options)
-    except (AssertionError, TypeError, ValueError, RuntimeError, OSError) as error:
-        message = _explain(name, output_stride, options, error)
-        if message is None:
-            raise
-        raise InputError(message) from error
-    except Exception as error:
-        if not options.get("pretrained"):
-            raise
-        # Whatever the hub's client raises where it has no network; its types are not ours to know.
-        raise InputError(weights_missing(name, error)) from error
-
-
-def _explain(
-    name: str, output_stride: int | None, options: dict[str, Any], error: Exception
-) -> str | None:
-    """What to tell the person, or None where the error is none of theirs."""
-    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    if unknown and unknown[1] in options:
-        known = _options_of(_class_of(name))
-        return f"backbone {name} has no option {unknown[1]!r}{suggestion(unknown[1], known)}"
-    plain = {key: value for key, value in options.items() if not key.startswith("pretrained")}
-    if output_stride is not None and not _builds(name, output_stride, plain):
-        return _stride_refused(name, output_stride, plain)
-    if options.get("pretrained") and _builds(name, output_stride, plain):
-        return weights_missing(name, error)
-    if plain:
-        return f"backbone {name} with {plain}: {error or type(error).__name__}"
-    return None
-
-
-def _options_of(class_: type[nn.Module]) -> list[str]:
-    """A class's own, and those that this package adds for some networks."""
-    own = [each for each in keywords_of(class_) if each != "cfg"]
-    return [*own, *DILATION_OPTIONS, "enlarge_by_factor"]
-
-
-def _class_of(name: str) -> type[nn.Module]:
-    base, _ = VARIANTS.get(name, (name, {}))
-    with torch.device("meta"):
-        return type(timm.create_model(base))
-
-
-def _builds(name: str, output_stride: int | None, options: dict[str, Any]) -> bool:
-    """Tried without memory: on the meta device."""
-    try:
-        with torch.device("meta"):
-            body = _create_plainly(name, output_stride, options)
-    except (AssertionError, TypeError, ValueError, RuntimeError, NotImplementedError):
-        return False
-    return output_stride is None or body.feature_info.reduction()[-1] == output_stride
+        body = _create_plainly(name, output_stride, options | source)
+        if output_stride not in (None, reached := body.feature_info.reduction()[-1]):
+            raise ValueError(f"its last feature has stride {reached}")
+    except Exception as error:  # timm's, torch's, the hub's client's: their types are not ours
+        raise InputError(_refusal(name, output_stride, options, bool(source), error)) from error
+    return body
 
 
 def _create_plainly(name: str, output_stride: int | None, options: dict[str, Any]) -> Any:
@@ -146,15 +107,68 @@ def _create_plainly(name: str, output_stride: int | None, options: dict[str, Any
     return body
 
 
-def _stride_refused(name: str, output_stride: int, options: dict[str, Any]) -> str:
+def _refusal(
+    name: str,
+    output_stride: int | None,
+    options: dict[str, Any],
+    pretrained: bool,
+    error: Exception,
+) -> str:
+    """Which of the things asked for cannot be had, and what would work."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if unknown and unknown[1] in options:
+        remedy = suggestion(unknown[1], _options_of(name))
+        return f"backbone {name} has no option {unknown[1]!r}{remedy}"
+    own, got = (_last_stride(name, stride, options) for stride in (None, output_stride))
+    if own and got != (output_stride or own):
+        possible = [each for each in (8, 16, 32) if _last_stride(name, each, options) == each]
+        remedy = f"leave output_stride out (its own is {own})"
+        if possible:
+            remedy = f"it can at {', '.join(map(str, possible))}"
+        return f"backbone {name} cannot be built at output stride {output_stride}; {remedy}"
+    if own and pretrained:
+        return weights_missing(name, error)
+    given, remedy = (f" with {options}", "other options") if options else ("", "another backbone")
+    cause = str(error) or type(error).__name__
+    return f"backbone {name}{given} cannot be built ({cause}); choose {remedy}"
+
+
+def _last_stride(name: str, output_stride: int | None, options: dict[str, Any]) -> int | None:
+    """That of the network, built without memory on the meta device; None where it cannot be."""
+    try:
+        with torch.device("meta"):
+            body = _create_plainly(name, output_stride, options)
+    except Exception:
+        return None
+    return body.feature_info.reduction()[-1]
+
+
+def _options_of(name: str) -> list[str]:
+    """The network's own, and those that this package adds for some networks."""
+    base, _ = VARIANTS.get(name, (name, {}))
     with torch.device("meta"):
-        native = _create_plainly(name, None, options).feature_info.reduction()[-1]
-    possible = [each for each in (8, 16, 32) if _builds(name, each, options)]
-    if possible:
-        remedy = f"it can at {', '.join(map(str, possible))}"
-    else:
-        remedy = f"leave output_stride out (its own is {native})"
-    return f"backbone {name} cannot be built at output stride {output_stride}; {remedy}"
+        own = keywords_of(type(timm.create_model(base)))
+    return [*(each for each in own if each != "cfg"), *DILATION_OPTIONS, "enlarge_by_factor"]
+
+
+def _speaks_of_size(error: Exception) -> bool:
+    """What timm asserts and what torch says of maps that do not fit each other."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    return isinstance(error, AssertionError) or bool(re.search("size|shape", str(error)))
+
+
+def _size_refused(name: str, shape: torch.Size, error: Exception) -> str:
+    height, width = shape[-2:]
+    known, remedies = _options_of(name), ["give images of another size"]
+    if "img_size" in known:
+        remedies.append(f"build it for this one (option img_size: [{height}, {width}])")
+    if "dynamic_img_size" in known:
+        remedies.append("for any (dynamic_img_size: true)")
+    return (
+        f"backbone {name} does not take images of {height}x{width} pixels "
+        f"({str(error).partition(chr(10))[0]}); {', or '.join(remedies)}"
+    )
 
 
 def _weights_source(name: str, folder: Path | None) -> dict[str, Any]:

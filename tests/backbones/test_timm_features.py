@@ -132,7 +132,8 @@ def test_exchange_keeps_names_so_that_weights_load():
         ("mobilenetv2_100", {"no_such_thing": 3}, "no option 'no_such_thing'"),
         ("resnet18", {"enlarge_by_factor": True}, "no option 'enlarge_by_factor'.*HRNet"),
         ("hrnet_w18", {"drop_rat": 3}, "no option 'drop_rat'; did you mean 'drop_rate'"),
-        ("resnet18", {"stem_type": 3}, "resnet18 with {'stem_type': 3}"),
+        ("resnet18", {"stem_type": 3}, r"resnet18 with {.stem_type.: 3} cannot be built .*choose"),
+        ("resnet18", {"layers": (1, 1)}, "resnet18 with .* cannot be built .* other options"),
         ("resnet18", {"pyramid": "concatt"}, "no pyramid 'concatt'; did you mean 'concat'"),
     ],
 )
@@ -184,3 +185,32 @@ def test_a_variant_s_weights_come_from_a_folder_alone(tmp_path):
 def test_a_network_without_published_weights():
     with pytest.raises(InputError, match="pretrained weights for backbone seresnet269d cannot"):
         build_backbone("seresnet269d", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedies"),
+    [
+        ("vit_tiny_patch16_224", r"img_size: \[64, 96\].*, or for any \(dynamic_img_size: true"),
+        ("swin_tiny_patch4_window7_224", r"img_size: \[64, 96\].*dynamic_img_size: true"),
+        ("coat_tiny", "give images of another size"),
+    ],
+)
+def test_images_of_a_size_that_a_network_does_not_take(name, remedies):
+    with torch.device("meta"):
+        backbone = build_backbone(name).eval()
+        with pytest.raises(InputError, match=f"{name} does not take images of 64x96.*{remedies}"):
+            backbone(torch.rand(1, 3, 64, 96))
+        backbone(torch.rand(1, 3, 224, 224))
+
+
+@pytest.mark.parametrize("option", [{"img_size": [64, 96]}, {"dynamic_img_size": True}])
+def test_its_remedies_work(option):
+    with torch.device("meta"):
+        backbone = build_backbone("vit_tiny_patch16_224", **option).eval()
+        assert backbone(torch.rand(1, 3, 64, 96))[-1].shape[-2:] == (4, 6)
+
+
+def test_errors_that_are_not_about_sizes_pass():
+    backbone = build_backbone("resnet18", channels=(4, 8, 16, 32)).eval()
+    with pytest.raises(RuntimeError, match="should be the same"):
+        backbone.double()(torch.rand(1, 3, 64, 96))
