@@ -65,9 +65,10 @@ def _memory(run: Run, num_classes: int, asked: argparse.Namespace) -> Iterator[s
     device = asked.device or device_of(run).type
     workers, images = run.least_workers, planning.images_at_once(run, run.least_workers)
     needed = planning.expected_memory(run, num_classes, images, workers, device)
-    has = asked.memory * GIGABYTE if asked.memory else planning.memory_of(device)
+    sharing = workers if device == "cpu" else 1  # as if all of them were on this machine
+    has = asked.memory * GIGABYTE if asked.memory else (planning.memory_of(device) or 0) / sharing
     yield f"  peak memory    {needed / GIGABYTE:.2f} GB on the {device} of each of {workers}"
-    if has is None:
+    if not has:
         yield "  largest batch  give --memory, the GB of a worker's device"
         return
     most = planning.most_images(run, num_classes, workers, device, int(has))

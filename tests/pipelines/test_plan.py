@@ -62,6 +62,29 @@ def test_what_does_not_fit_is_said_with_the_setting_to_change(tmp_path: Path):
     assert "do not fit" not in lines["largest batch"]
 
 
+def test_workers_of_one_machine_share_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("segcore.planning.memory_of", lambda device: 8e9)
+    ends = dict[tuple[str, int], str]()
+    for device in ("cpu", "cuda"):
+        for workers in (1, 2):
+            project = write_table(tmp_path, table(**{f"rows__{PLAIN}__workers": workers}))
+            lines = told(project, PLAIN, device=device, memory=None, step_seconds=1.0)
+            ends[device, workers] = lines["largest batch"].rpartition(" in ")[2]
+    assert ends == {
+        ("cpu", 1): "8.0 GB",
+        ("cpu", 2): "4.0 GB",
+        ("cuda", 1): "8.0 GB",  # each worker has one of its own
+        ("cuda", 2): "8.0 GB",
+    }
+
+
+def test_a_device_of_unknown_memory_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("segcore.planning.memory_of", lambda device: None)
+    project = write_table(tmp_path, TABLE)
+    lines = told(project, PLAIN, device="cuda", memory=None, step_seconds=1.0)
+    assert lines["largest batch"] == "give --memory, the GB of a worker's device"
+
+
 def test_time_is_measured_where_the_data_is(prepared: Project):
     lines = told(prepared, PLAIN)
     assert lines["epochs"] == "6.0 of 8 images"
