@@ -53,7 +53,8 @@ def held_version(store: Store, key: str, folder: Path) -> Version:
     registered, config = read_json(folder / "registered.json"), read_json(folder / "config.json")
     miou, data_hash = registered["miou"], registered["data_hash"]
     tags = {"row": key, "kind": "restored", "data_hash": data_hash}
-    with store.run(config["dataset"], f"{key} (restored)", config=config, tags=tags) as run_id:
+    name, known = f"{key} (restored)", f"{key}-restored-{registered['files'][WEIGHTS][:10]}"
+    with store.run(config["dataset"], name, config=config, tags=tags, key=known) as run_id:
         version = _add(store, run_id, key, folder, miou, data_hash)
     print(f"{key}: the registry had lost these weights; registered again as version {version}")
     return next(each for each in store.versions(key) if each.number == version)

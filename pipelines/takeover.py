@@ -6,7 +6,7 @@ from pipelines.lineage import lineage
 from pipelines.project import Project
 from pipelines.registration import describe, register
 from pipelines.tracking import Store
-from segcore.files import read_json, written_whole
+from segcore.files import hash_of, read_json, written_whole
 from segcore.model_files import WEIGHTS, save_model
 from segcore.row import Run
 from segcore.types import ClassTable
@@ -27,6 +27,7 @@ def take_over(
     tags = {"row": key, "kind": "weights_of", "data_hash": data_hash, **lineage(project.root)}
     config = {"row": key, **run.model_dump(mode="json")}
     name = f"{key} (weights of {origin['row']})"
-    with store.run(run.dataset, name, config=config, tags=tags) as run_id:
+    known = f"{key}-{hash_of([run.fingerprint(), origin])}"
+    with store.run(run.dataset, name, config=config, tags=tags, key=known) as run_id:
         version = register(store, run_id, key, folder, miou, data_hash, origin)
         describe(store, key, version, folder, project.require_shards(run.dataset))

@@ -138,6 +138,19 @@ def test_the_leaderboard_has_them_all(linked: Project):
     assert {entry["row"] for entry in board} == set(ROWS)
 
 
+def test_weights_taken_over_again_are_the_same_run(
+    linked: Project, copy_of: Callable[..., Project]
+):
+    copy = copy_of(linked, "data/shards", "runs", "mlflow.db")
+    before = read_json(copy.run(VIEWS) / "registered.json")
+    main_of("train")(VIEWS, copy)
+    assert read_json(copy.run(VIEWS) / "registered.json") == before
+    client = open_store(copy.root).client
+    (place,) = [each for each in client.search_experiments() if each.name == "tiny"]
+    runs = client.search_runs([place.experiment_id], "tags.kind = 'weights_of'")
+    assert [(run.info.run_id, run.info.status) for run in runs] == [(before["run_id"], "FINISHED")]
+
+
 def test_a_row_whose_start_is_not_trained_is_told(prepared: Project, tmp_path: Path):
     shutil.copytree(prepared.root / "data", tmp_path / "data")
     project = with_links(tmp_path)
