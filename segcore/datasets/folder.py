@@ -132,11 +132,12 @@ class Folder(Dataset):
     def notes(self, raw: Path) -> list[str]:
         shared = self._shares_labels
         patterns = () if shared else {self._label_pattern(split) for split in self._pairs}
-        found = self._files.labels_below(patterns)
+        found, stems = self._files.labels_below(patterns), self._files.stems()
         own = {pair.label for pairs in self._pairs.values() for pair in pairs}
         told = self._files.left_out(own | found.keys())
-        if orphans := [path for path, stem in found.items() if stem not in self._files.stems]:
-            told.append(f"{len(orphans)} labels belong to no image (first: {orphans[0]})")
+        if orphans := [path for path, stem in found.items() if stem not in stems]:
+            first = self._files.place(orphans[0])
+            told.append(f"{len(orphans)} labels belong to no image (first: {first})")
         if shared and (raw / UNDRAWN).exists() and (count := read_json(raw / UNDRAWN)):
             told.append(f"{count} objects of COCO's file have no outline and cover nothing")
         return told

@@ -146,7 +146,10 @@ class UserFiles:
                     return names[path], label
         return None, ""
 
-    @property
+    def place(self, path: Path) -> str:
+        """Below the root, so that it is the same wherever that lies."""
+        return Path(os.path.relpath(path, self.root)).as_posix()
+
     def stems(self) -> set[str]:
         """Of all images, in a list or not."""
         return {stem for found in self._matched.values() for stem in found}
@@ -168,7 +171,7 @@ class UserFiles:
         if not counts:
             return []
         listed = ", ".join(f"{suffix} {count}" for suffix, count in counts.most_common())
-        places = ", ".join(sorted(map(str, self._walked)))
+        places = ", ".join(sorted(map(self.place, self._walked)))
         return [f"{counts.total()} files below {places} fit no pattern of images ({listed})"]
 
 
