@@ -27,6 +27,7 @@ from segcore.models import list_methods, method_class
 from segcore.row import Run
 from segcore.runs import device_of, train
 from segcore.shards import Manifest
+from segcore.targets import SEGFIX
 from segcore.training import Saved
 
 RECIPE: dict[str, Any] = {
@@ -94,6 +95,11 @@ class Course:
         return [(end, mean(losses)) for end, losses in parts if losses]
 
 
+def compared() -> list[str]:
+    """All methods but the one that corrects another's labels."""
+    return [method for method in list_methods() if method != SEGFIX]
+
+
 def run_of(method: str, asked: argparse.Namespace) -> Run:
     """The row: at stride 8 where the method has all that it reads there."""
     dilated = set(method_class(method).needed_strides) <= DILATED
@@ -157,6 +163,8 @@ def draw(courses: Sequence[Course], path: Path) -> None:
         panel.plot(*_percent(course), c=BLUE, lw=2)
         panel.set_title(f"{course.run.method}  {100 * course.best[1]:.1f}", size=10)
         _draw_losses(panel.twinx(), course)
+    for panel in panels[max(0, len(courses) - COLUMNS) : len(courses)]:
+        panel.tick_params(labelbottom=True)  # below some of them there is no other one
     for panel in panels[len(courses) :]:
         panel.axis("off")
     page.supxlabel("step")
@@ -178,7 +186,7 @@ def _draw_losses(chart: Axes, course: Course) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     asked = options().parse_args(arguments)
-    runs = [run_of(method, asked) for method in asked.methods or list_methods()]
+    runs = [run_of(method, asked) for method in asked.methods or compared()]
     device = device_of(runs[0])
     images = Manifest.read(asked.shards).split("val")["images"]
     courses = list[Course]()
