@@ -7,11 +7,10 @@ from pipelines.project import Project
 from pipelines.registration import describe, register
 from pipelines.tracking import Store
 from segcore.files import hash_of, read_json, written_whole
+from segcore.journal import METRICS
 from segcore.model_files import WEIGHTS, save_model
 from segcore.row import Run
 from segcore.types import ClassTable
-
-METRICS = "metrics.jsonl"
 
 
 def take_over(

@@ -12,11 +12,12 @@ from pipelines.project import Project
 from pipelines.publish import shards_for_workers
 from pipelines.registration import describe, origin_of, register
 from pipelines.stage import run_stage
-from pipelines.takeover import METRICS, take_over
+from pipelines.takeover import take_over
 from pipelines.tracking import Store, open_store
 from pipelines.watching import watched
 from segcore.checkpoints import Checkpoint
 from segcore.files import hash_of, written_whole
+from segcore.journal import METRICS
 from segcore.model_files import save_kept, save_model
 from segcore.row import Run
 from segcore.runs import check
@@ -36,7 +37,8 @@ def main(key: str, project: Project) -> None:
     if run.weights_of and origin:
         take_over(key, run, classes, origin, project, store)
         return
-    known = [run.fingerprint(), manifest.data_hash, code_hash(), origin]
+    # Not of the machines: with other workers or threads the same training goes on.
+    known = [run.recipe_fingerprint(), manifest.data_hash, code_hash(), origin]
     name = f"{key}-{hash_of(known)}"
     tags = {"row": key, "kind": "training", "data_hash": manifest.data_hash}
     config = {"row": key, **run.model_dump(mode="json")}
