@@ -36,6 +36,7 @@ async def answered(
         return refused(500, "the server failed; its log says why")
     start, *parts = said
     content = b"".join(part.get("body", b"") for part in parts)
+    said.clear()  # the application's frames may live on in a cycle, and an answer with them
     if start["status"] >= 400:
         return refused(start["status"], cause_of(content))
     return Answer(start["status"], start["headers"], content)
