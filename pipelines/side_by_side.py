@@ -55,9 +55,11 @@ def verbs_of_rows(project: Project) -> list[str]:
 def stages_of_row(
     project: Project, verbs: Sequence[str], environment: Mapping[str, str]
 ) -> Callable[[str], Repro]:
-    """What begins these stages of a row."""
+    """What begins these stages of a row, and no others: the data that they stand on is made, and
+    DVC would want it for itself to see that, while another row reads it."""
 
     def begin(name: str) -> Repro:
-        return Repro(name, project.root, [f"{verb}@{name}" for verb in verbs], environment)
+        targets = [f"{verb}@{name}" for verb in verbs]
+        return Repro(name, project.root, ["--single-item", *targets], environment)
 
     return begin

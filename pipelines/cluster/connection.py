@@ -27,14 +27,10 @@ os.environ.setdefault(
 )
 
 import ray
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from pipelines.cluster.requirements import ROWS_AT_ONCE, capacity, check_requirements
 from segcore.errors import InputError
 from segcore.row import Run
-
-# Ray's own answer to Ctrl-C stays when a training is over, and ends the process with status 0.
-DataParallelTrainer._register_sigint_handler = lambda self, controller: None
 
 
 @contextmanager
