@@ -6,8 +6,8 @@ take turns image by image. Where MMSegmentation's environment is missing its cel
 
 import argparse
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,21 +87,19 @@ class Setting:
 def compare(case: str, setting: Setting) -> Row:
     """Every start measures in processes of its own: how a process's memory happens to lie in the
     machine's makes the same network faster or slower by up to a tenth, as long as it lives."""
-    times, memory = list[list[float]](), list[list[float]]()
+    times, memory = list[list[float]](), list[float]()
     for number in range(min(setting.starts, setting.rounds)):
         rounds = len(range(number, setting.rounds, setting.starts))
-        measured = measure(case, setting, rounds)
-        times.append([min(own) for own in measured[0]])
-        memory.append(measured[1])
-    costs = [
-        Cost(min(own), min(peaks))
-        for own, peaks in zip(zip(*times, strict=True), zip(*memory, strict=True), strict=True)
-    ]
+        with runners_of(case, setting) as runners:
+            memory = memory or [runner.memory() for runner in runners]
+            times.append([min(own) for own in take_turns(runners, rounds)])
+    costs = [Cost(min(own), peak) for *own, peak in zip(*times, memory, strict=True)]
     return Row(case, costs[2] if len(costs) > 2 else None, costs[0], costs[1])
 
 
-def measure(case: str, setting: Setting, rounds: int) -> tuple[list[list[float]], list[float]]:
-    """Milliseconds of every round and peak megabytes: ours, ours in bfloat16, the peer's."""
+@contextmanager
+def runners_of(case: str, setting: Setting) -> Iterator[list[Runner]]:
+    """Ours, ours in bfloat16 and, where it is there, the peer's."""
     with ExitStack() as stack:
         ours = stack.enter_context(start("segcore", case, setting))
         runners = [Runner(ours, variant, setting.size) for variant in VARIANTS.values()]
@@ -111,8 +109,7 @@ def measure(case: str, setting: Setting, rounds: int) -> tuple[list[list[float]]
             runners.append(Runner(peer, VARIANTS["float32"], setting.size))
         except (RefusedError, FileNotFoundError) as error:
             print(f"{case}: no {peer_of(case)}: {error}", file=sys.stderr, flush=True)
-        memory = [runner.memory() for runner in runners]
-        return take_turns(runners, rounds), memory
+        yield runners
 
 
 def warn_of_another_torch(ours: Worker, peer: Worker) -> None:
@@ -159,8 +156,8 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", choices=[[], *read_cases()], metavar="CASE")
     parser.add_argument("--size", default="512x1024", help="height x width")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--starts", type=int, default=3, help="processes that share the rounds")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--starts", type=int, default=2, help="processes that share the rounds")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--mmseg", default=str(ROOT / ".venv-parity/bin/python"), help="its Python")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/results/cpu.md")
