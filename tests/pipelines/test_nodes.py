@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from pipelines.project import Project
 from segcore.journal import read_lines
 from tests.pipelines.hosts import PORT, Host, two_hosts, unavailable
 from tests.pipelines.nodes import nodes
-from tests.pipelines.test_resume import has_checkpoint, is_the_same, journal_of
+from tests.pipelines.test_resume import has_checkpoint, is_the_same, journal_of, workers
 from tests.pipelines.tiny_project import (
     PLAIN,
     main_of,
@@ -40,7 +39,8 @@ def long(prepared: Project, copy_of: Callable[..., Project]) -> Project:
     """The same row with one worker or two, and more steps than any test waits for."""
     recipe = "datasets__tiny__recipe"
     many = {f"{recipe}__steps": 50_000, f"{recipe}__evaluate_every": 50_000}
-    changed = table(**many, **{f"{recipe}__save_every": 10, f"rows__{PLAIN}__workers": [1, 2]})
+    row = {f"rows__{PLAIN}__workers": [1, 2], f"rows__{PLAIN}__loader_workers": 0}
+    changed = table(**many, **row, **{f"{recipe}__save_every": 10})
     project = write_table(copy_of(prepared, "data/shards").root, changed)
     main_of("tune")(PLAIN, project)
     return project
@@ -70,8 +70,7 @@ def timed(what: str) -> Iterator[None]:
 
 
 def workers_below(pid: int) -> list[int]:
-    below = psutil.Process(pid).children(recursive=True)
-    return [each.pid for each in below if "RayTrainWorker" in "".join(each.cmdline()[:1])]
+    return [each.pid for each in workers(pid)]
 
 
 def test_a_node_that_dies_is_replaced_by_one_that_was_idle(ready: Project, finished: Project):

@@ -135,10 +135,26 @@ def test_a_training_killed_at_any_moment_ends_the_same(
     is_the_same(ready, finished)
 
 
-def workers() -> list[psutil.Process]:
-    """Those of the cluster that this process started."""
-    below = psutil.Process().children(recursive=True)
-    return [each for each in below if "RayTrainWorker" in "".join(each.cmdline()[:1])]
+def workers(root: int | None = None) -> list[psutil.Process]:
+    """Those of the cluster that this process started, or another one; their loaders, which have
+    the same title, are not among them."""
+    titled = [each for each in psutil.Process(root).children(recursive=True) if is_titled(each)]
+    pids = {each.pid for each in titled}
+    return [each for each in titled if parent_of(each) not in pids]
+
+
+def is_titled(process: psutil.Process) -> bool:
+    try:
+        return "RayTrainWorker" in "".join(process.cmdline()[:1])
+    except psutil.Error:  # it has just ended
+        return False
+
+
+def parent_of(process: psutil.Process) -> int:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return -1
 
 
 @contextmanager
