@@ -37,9 +37,9 @@ def serve(model: str, host: str, port: int) -> None:
     _check_free(host, port)
     print(f"{name}@{version or 'champion'}: http://{host}:{port}/invocations (Ctrl-C ends it)")
     sys.stdout.flush()
-    application = [sys.executable, "-m", "uvicorn", "--factory", "pipelines.door:build"]
+    application = [sys.executable, "-m", "uvicorn", "--factory", "pipelines.serving.door:build"]
     address = ["--host", host, "--port", str(port), "--log-level", "warning"]
-    limits = ["--http", "pipelines.patience:Patient", "--ws", "none", "--no-proxy-headers"]
+    limits = ["--http", "pipelines.serving.patience:Patient", "--ws", "none", "--no-proxy-headers"]
     environment = os.environ | {
         "__pyfunc_model_path__": str(package),
         "OPENCV_IO_MAX_IMAGE_PIXELS": str(LARGEST_PIXELS),

@@ -22,13 +22,13 @@ from torch import nn
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from pipelines import admission, door, patience
 from pipelines import serve as serve_module
-from pipelines.answers import cause_of
-from pipelines.door import Door
-from pipelines.patience import Patient
 from pipelines.registration import register
 from pipelines.serve import serve
+from pipelines.serving import admission, door, patience
+from pipelines.serving.answers import cause_of
+from pipelines.serving.door import Door
+from pipelines.serving.patience import Patient
 from pipelines.tracking import open_store
 from segcore.errors import InputError
 from segcore.inference import predict_labels
@@ -473,7 +473,7 @@ def test_what_the_server_is_started_with(root: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(serve_module.os, "execve", lambda *given: became.append(given))
     serve(NAME, "127.0.0.1", 0)
     ((_, command, environment),) = became
-    assert command[command.index("--http") + 1] == "pipelines.patience:Patient"
+    assert command[command.index("--http") + 1] == "pipelines.serving.patience:Patient"
     assert int(environment["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"]) == 24 * 60 * 60
 
 

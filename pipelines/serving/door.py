@@ -8,7 +8,7 @@ own.
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from pipelines.admission import (
+from pipelines.serving.admission import (
     MOST_BYTES,
     Message,
     Receive,
@@ -17,7 +17,7 @@ from pipelines.admission import (
     check_kind,
     read,
 )
-from pipelines.answers import Answer, Application, Send, answered, give, refused
+from pipelines.serving.answers import Answer, Application, Send, answered, give, refused
 
 MOST_WAITING = 16
 """Requests that have arrived and are not computed yet."""
