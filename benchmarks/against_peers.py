@@ -5,6 +5,7 @@ take turns image by image. Where MMSegmentation's environment is missing its cel
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,13 @@ R50 = (
     *("gcnet-r50", "ann-r50", "ocrnet-r50", "isanet-r50", "danet-r50", "ccnet-r50"),
     *("encnet-r50", "bisenet-r50", "fcn-torchvision", "deeplabv3-torchvision"),
 )
+STEADY = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 34),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+    "MALLOC_TOP_PAD_": str(1 << 28),
+}
+"""glibc keeps what a process has freed. Otherwise it gives every large tensor back and takes it
+anew, which is a quarter of an image's time on a CPU and differs from process to process."""
 ATTENTION = ("non_local", "ann", "isanet", "danet", "ccnet", "ocrnet")
 VARIANTS = {"float32": Variant(), "bf16": Variant(precision="bfloat16")}
 
@@ -31,7 +39,7 @@ Written by `make bench`. One image of {size} pixels, in eval mode, to class scor
 random weights; both libraries' networks take turns in one run, every second round in reverse.
 Times are the least of {rounds} rounds in milliseconds, shared by {starts} processes each; ratios
 are of those: "speed-up" is the peer's float32 over ours, "bf16 gain" our float32 over our
-bfloat16 (autocast). Memory is what one image adds at its peak, in 10^6 bytes.
+bfloat16 (autocast). Memory is what one image adds at its peak, in 10^6 bytes. {allocator}
 """
 TITLES = (
     *("case", "peer", "peer ms", "ours ms", "speed-up", "ours bf16 ms", "bf16 gain"),
@@ -140,13 +148,16 @@ def summary(rows: Sequence[Row]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     asked = options().parse_args(arguments)
     height, width = (int(side) for side in asked.size.split("x"))
+    if asked.steady:
+        os.environ |= STEADY  # of the workers, which are to come
     pythons = {"segcore": sys.executable, "torchvision": sys.executable, "mmseg": asked.mmseg}
     setting = Setting(pythons, (height, width), asked.rounds, asked.starts, asked.threads)
     rows = list[Row]()
     for case in asked.cases or R50:
         rows.append(compare(case, setting))
         print(f"| {' | '.join(rows[-1].cells())} |", flush=True)
-    head = HEAD.format(**vars(asked)).rstrip()
+    allocator = "Freed memory is kept by all processes (`--steady`)." if asked.steady else ""
+    head = HEAD.format(**vars(asked), allocator=allocator).rstrip()
     parts = (head, machine("cpu", asked.threads), table(TITLES, (row.cells() for row in rows)))
     write(asked.output, *parts, summary(rows))
     print(f"{summary(rows)}\n\nwritten {asked.output}")
@@ -159,6 +170,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--starts", type=int, default=2, help="processes that share the rounds")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--steady", action="store_true", help="processes keep freed memory")
     parser.add_argument("--mmseg", default=str(ROOT / ".venv-parity/bin/python"), help="its Python")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/results/cpu.md")
     return parser
