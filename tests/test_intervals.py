@@ -45,6 +45,7 @@ def drawn_again(images: int, seed: int) -> list[np.ndarray]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("figure", FIGURES)
 def test_an_interval_is_that_of_a_plain_bootstrap(figure):
     confusions = matrices(30, 0.7, 0)

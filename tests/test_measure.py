@@ -70,6 +70,7 @@ def test_counting_changes_nothing():
     assert next(model.parameters()).device.type == "cpu"
 
 
+@pytest.mark.long
 def test_peak_memory_is_what_inference_adds():
     peak = measure(Allocates(), (8, 8), rounds=1).peak_memory_mb
     assert 60 < peak < 80
@@ -91,6 +92,7 @@ def test_percentiles_and_rate():
     assert (told["warm_up_rounds"], told["rounds"]) == (3, 5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_the_layout_of_the_weights_is_told(layout):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3))

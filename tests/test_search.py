@@ -235,6 +235,7 @@ def a_search(trials: int) -> dict[str, Any]:
 PICTURES = [search_history, early_stopping, parallel_coordinates, importances, latency_front]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trials", [1, 50])
 @pytest.mark.parametrize("draw", PICTURES)
 def test_search_pictures(draw: Any, trials: int, tmp_path: Path):

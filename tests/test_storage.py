@@ -220,9 +220,10 @@ def test_ranges_of_s3_are_those_of_the_file(bucket, tiny, monkeypatch):
     assert not list(Path(os.environ["SEGCORE_CACHE"], "shards").glob("?" * 64))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize(("gigabytes", "count"), [("1", 2), ("0.000001", 0)])
-@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
+@pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_loader_workers_read_s3_as_their_parent_does(
     bucket, tiny, monkeypatch, gigabytes, count, start
 ):

@@ -324,6 +324,7 @@ def test_images_without_a_labelled_pixel_cannot_decide_what_is_best():
         next(events)
 
 
+@pytest.mark.long
 def test_what_is_wrapped_is_found_again():
     network = Small()
     model = prepare_model(network, torch.device("cpu"), compile=True)

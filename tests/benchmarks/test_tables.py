@@ -108,6 +108,7 @@ def test_markdown():
     assert processor()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", [*against_peers.R50, "ocrnet-hr18s"])
 def test_every_case_is_a_network_of_ours(case):
     assert case in read_cases()

@@ -47,6 +47,7 @@ def bench(request, monkeypatch) -> TrainingBench:
     return made
 
 
+@pytest.mark.long
 def test_a_timing_is_of_the_batch_and_precision_asked_for(bench):
     before = [value.detach().clone() for value in bench.probe.parameters()]
     assert bench.time(BFLOAT16, [2, 8, 16]) > 0

@@ -112,6 +112,7 @@ def test_auxiliary_false_removes_auxiliary_heads_and_nothing_else(name):
         assert torch.equal(full(images).logits, bare(images).logits)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['method']}-{row['parameters']}")
 def test_parameters_to_the_last_digit(row):
     counts = []

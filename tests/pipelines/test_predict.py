@@ -75,6 +75,7 @@ def _in_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
 
 
+@pytest.mark.long
 def test_a_video_gives_labels_of_each_frame_and_an_overlay_video(root: Path, tmp_path: Path):
     predict.predict([root / "clips"], NAME, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ride-labels", "ride-overlay.mp4"]

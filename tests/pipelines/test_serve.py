@@ -258,6 +258,7 @@ async def slow_echo(scope: Any, receive: Any, send: Any) -> None:
     await echo(scope | {"path": "200"}, receive, send)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("begun", [b"", HEAD, HEAD + b"\r\n{}"])
 def test_a_connection_on_which_nobody_asks_is_cut(monkeypatch: pytest.MonkeyPatch, begun: bytes):
     """It may be new, in the midst of a head, or one that was answered."""

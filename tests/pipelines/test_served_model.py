@@ -97,6 +97,7 @@ def test_a_person_may_promote_on_other_data_and_her_reason_is_kept():
 # --- the registry --------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_versions_aliases_gate_and_history(store: Store, run_id: str, tmp_path: Path):
     one, two = write_model(tmp_path / "1", "one"), write_model(tmp_path / "2", "two")
     assert store.register(run_id, "row", one, tags={"data_hash": "d1"}, metrics={"miou": 0.4}) == 1
