@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = Manifest.read(asked.shards).split("val")["images"]
     courses = list[Course]()
     for run in runs:
-        name = f"{run.method}-{run.backbone}-{run.fingerprint()}"
+        name = f"{run.method}-{run.backbone}-{run.recipe_fingerprint()}"
         courses.append(trained(run, asked.shards, asked.work / name))
         print(f"| {' | '.join(courses[-1].cells())} |", flush=True)
     courses.sort(key=lambda course: -course.best[1])

@@ -48,6 +48,7 @@ def main(key: str, project: Project) -> None:
         "data_hash": manifest.data_hash,
         "classes": list(model.classes.names),
         "colours": [list(colour) for colour in model.classes.colours],
+        "published": run.published and run.published.model_dump(mode="json"),
         "looked_at": {name: in_words(how) for name, how in ways.items()},
         "splits": results.pop(""),
         "protocols": results,

@@ -26,7 +26,7 @@ def take_over(
     tags = {"row": key, "kind": "weights_of", "data_hash": data_hash, **lineage(project.root)}
     config = {"row": key, **run.model_dump(mode="json")}
     name = f"{key} (weights of {origin['row']})"
-    known = f"{key}-{hash_of([run.fingerprint(), origin])}"
+    known = f"{key}-{hash_of([run.recipe_fingerprint(), origin])}"
     with store.run(run.dataset, name, config=config, tags=tags, key=known) as run_id:
         version = register(store, run_id, key, folder, miou, data_hash, origin)
         describe(store, key, version, folder, project.require_shards(run.dataset))

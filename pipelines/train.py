@@ -26,7 +26,7 @@ from segcore.targets import classes_of
 
 
 def main(key: str, project: Project) -> None:
-    run = project.tuned_row(key)
+    run = project.tuned_row(key).recipe()
     shards = shards_for_workers(run.dataset, project)
     manifest = Manifest.read(shards)
     classes = classes_of(run, manifest.classes)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def main(key: str, project: Project) -> None:
-    run, folder = project.row(key), project.run(key)
+    run, folder = project.row(key).recipe(), project.run(key)
     (folder / "search").mkdir(parents=True, exist_ok=True)
     if run.search is None:
         best = project.tuned_values(run.weights_of) if run.weights_of else {}
@@ -52,7 +52,7 @@ def _search(key: str, run: Run, search: Search, project: Project) -> dict[str, A
     manifest = Manifest.read(shards)
     trial = run.model_copy(update={"workers": search.workers})
     check(trial, len(classes_of(run, manifest.classes)))
-    known = [run.fingerprint(), search.model_dump(mode="json", exclude=BUDGET)]
+    known = [run.recipe_fingerprint(), search.model_dump(mode="json", exclude=BUDGET)]
     name = f"tune-{key}-{hash_of([*known, manifest.data_hash, code_hash()])}"
     with ExitStack() as engines:
         engines.enter_context(cluster.cluster(trial, search.concurrent or 1))

@@ -15,8 +15,7 @@ ProtocolName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 """Of files and figures, too."""
 
 ELSEWHERE = {"workers", "device", "threads", "loader_workers", "decoded_cache"}
-ELSEWHERE |= {"protocols", "benchmark_size"}
-"""Keys that say where a training runs and what comes after it; its numbers do not follow them."""
+"""Keys that say where a training runs; its numbers do not follow them."""
 
 
 class Run(Table):
@@ -178,10 +177,16 @@ class Run(Table):
     def most_workers(self) -> int:
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
-    def fingerprint(self) -> str:
-        """Names the configuration in run names, so that no state leaks into another one."""
-        return hash_of(self.model_dump(mode="json", exclude={"search", "published"}))
+    def recipe(self) -> "Run":
+        """The row without what only comes after its search and training: how its weights are
+        scored and its network timed, and what somebody printed of it."""
+        timed = self.search is not None and self.search.latency
+        after = {"protocols": {}, "published": None}
+        after |= {"splits": self.splits[:1], "test_time": self.test_time.single()}
+        after |= {} if timed else {"benchmark_size": None}
+        return self.model_copy(update=after)
 
     def recipe_fingerprint(self) -> str:
         """Names what decides the numbers of a training, on whatever machines it runs."""
-        return hash_of(self.model_dump(mode="json", exclude={"search", "published", *ELSEWHERE}))
+        values = self.recipe().model_dump(mode="json", exclude={"search", *ELSEWHERE})
+        return hash_of(values)

@@ -34,11 +34,12 @@ def write_row(
     folder, random = runs / name, np.random.default_rng([classes, *name.encode()])
     method, backbone = name.split("-")[:2]
     config = {"key": name, "method": method, "backbone": backbone, "dataset": dataset}
-    config |= {"batch_size": 8, "steps": steps, "splits": ["val", "train"], "published": published}
+    config |= {"batch_size": 8, "steps": steps}
+    scores = scores_of(name, dataset, miou, classes, images, random)
     fps = 100 * (1 - miou)
     files = {
         "config": config,
-        "scores": scores_of(name, dataset, miou, classes, images, random),
+        "scores": scores | {"published": published},
         "benchmark": {
             "parameters": 12_345_678,
             "flops": 2_000_000_000,
@@ -109,7 +110,7 @@ def scores_of(
         "classes": names,
         "colours": [[i * 37 % 256, i * 91 % 256, 200] for i in range(classes)],
         "looked_at": {"": "whole"},
-        "splits": {"train": result | {"miou": 0.99}, "val": result},
+        "splits": {"val": result, "train": result | {"miou": 0.99}},
         "protocols": {},
     }
 

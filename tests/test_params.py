@@ -100,11 +100,32 @@ def test_merged_leaves_its_arguments_alone():
     assert with_values({"a": {"b": 1}}, {"a.b": 2, "x": 3}) == {"a": {"b": 2}, "x": 3}
 
 
-def test_fingerprint_follows_values_but_not_the_search(tmp_path):
-    plain = read(tmp_path, TABLE).resolve(ROW)
-    searched = read(tmp_path, table(search=SEARCH)).resolve(ROW)
-    other = read(tmp_path, table(seed=1)).resolve(ROW)
-    assert plain.fingerprint() == searched.fingerprint() != other.fingerprint()
+def test_the_fingerprint_of_a_recipe_follows_what_decides_its_numbers(tmp_path):
+    def fingerprint(**values: Any) -> str:
+        return read(tmp_path, table(**values)).resolve(ROW).recipe_fingerprint()
+
+    assert fingerprint() == fingerprint(search=SEARCH) == fingerprint(workers=2, threads=3)
+    assert fingerprint() != fingerprint(seed=1) != fingerprint(steps=7)
+
+
+def test_a_recipe_is_the_row_without_what_comes_after_training(tmp_path):
+    def recipe(**values: Any) -> Run:
+        return read(tmp_path, table(**values)).resolve(ROW).recipe()
+
+    crops = {"crop": [40, 40], "resize": 50}
+    after = {"protocols": {"crops": crops}, "splits": ["val", "train"], "benchmark_size": [64, 64]}
+    after["test_time"] = {
+        "scales": [0.5, 1.0],
+        "flip": True,
+        "window": [32, 32],
+        "stride": [16, 16],
+    }
+    bare = recipe(test_time={"window": [32, 32], "stride": [16, 16]})
+    assert recipe(**after) == bare != recipe()  # validation in training goes through windows, too
+    assert recipe(splits=["test", "val"]).splits == ("test",)
+    timed = {**SEARCH, "algorithm": "random", "latency": True}
+    assert recipe(search=timed, benchmark_size=[64, 64]).benchmark_size == (64, 64)
+    assert recipe(search=SEARCH, benchmark_size=[64, 64]).benchmark_size is None
 
 
 def test_a_run_survives_json(tmp_path):
@@ -330,7 +351,7 @@ def test_what_was_published_changes_nothing_in_the_run(tmp_path):
     assert told.published is not None
     assert told.published.score == (72.25,)
     assert told.published.link == "https://arxiv.org/abs/1411.4038"
-    assert told.fingerprint() == plain.fingerprint()
+    assert told.recipe() == plain.recipe()
     assert told.model_dump(exclude={"published"}) == plain.model_dump(exclude={"published"})
 
 

@@ -147,7 +147,8 @@ def test_only_rows_that_were_measured_alike_are_ranked_together(
     averaged = write_row(tmp_path, "ocrnet-resnet18-shapes", dataset="shapes", miou=0.7)
     changed(tmp_path / averaged, "scores", looked_at={"": "6 scales of 0.5 to 1.75 + flip"})
     other_split = write_row(tmp_path, "danet-resnet18-shapes", dataset="shapes", miou=0.9)
-    changed(tmp_path / other_split, "config", splits=["train"])
+    scored = json.loads((tmp_path / other_split / "scores.json").read_text())["splits"]
+    changed(tmp_path / other_split, "scores", splits={"train": scored["val"]})
     path = tmp_path / other_split / "overlays"
     (path / "val-images.json").rename(path / "train-images.json")
     rows = read_rows(tmp_path, [*names, averaged, other_split])
@@ -188,7 +189,7 @@ def test_moves_have_a_table_of_their_own(tmp_path: Path, names: list[str]) -> No
 def test_what_a_source_prints_stands_beside_ours(tmp_path: Path, names: list[str]) -> None:
     printed = PUBLISHED | {"metrics": ["pixel_accuracy", "miou"], "score": [94.5, 76.89]}
     printed |= {"crop_score": [94.54, 78.31], "paper_score": 75.96, "fps": 4.17}
-    changed(tmp_path / names[0], "config", published=printed)
+    changed(tmp_path / names[0], "scores", published=printed)
     scores = json.loads((tmp_path / names[0] / "scores.json").read_text())
     crop = {"val": scores["splits"]["val"] | {"miou": 0.44}}
     way = {"": "whole", "crop": "short side 96, its middle 96x96"}

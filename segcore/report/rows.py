@@ -69,7 +69,7 @@ class RowReport:
 
     @property
     def split(self) -> str:
-        return deciding_split(self.config, self.scores)
+        return deciding_split(self.scores)
 
     @property
     def protocol(self) -> str:
@@ -86,9 +86,9 @@ class RowReport:
         return self.scores["splits"][self.split]
 
 
-def deciding_split(config: dict[str, Any], scores: dict[str, Any]) -> str:
-    """The first that the row names, else the first that was scored."""
-    return next(iter([*config.get("splits", ()), *scores["splits"]]))
+def deciding_split(scores: dict[str, Any]) -> str:
+    """The first that the row names."""
+    return next(iter(scores["splits"]))
 
 
 class UnfinishedError(InputError):
@@ -150,7 +150,7 @@ def _read_row(folder: Path, name: str) -> RowReport:
         _require(folder / f"{file}.json", stage, name)
     _require(folder / "metrics.jsonl", "train", name)
     values = {file: read_json(folder / f"{file}.json") for file in FILES}
-    split = deciding_split(values["config"], values["scores"])
+    split = deciding_split(values["scores"])
     images = folder / "overlays" / f"{split}-images.json"
     _require(images, "evaluate", name)
     refined = _read_if_there(folder / "refined.json")

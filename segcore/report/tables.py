@@ -102,7 +102,7 @@ def _entry(row: RowReport, best: RowReport, spread: list[Number] | None) -> dict
         "pixel_accuracy": result["pixel_accuracy"],
         "mean_accuracy": result["mean_accuracy"],
         "crop_miou": row.scores.get("protocols", {}).get(CROP, {}).get(row.split, {}).get("miou"),
-        **_published(config.get("published")),
+        **_published(row.scores.get("published")),
         "fps": measured["fps"],
         "latency_ms": measured["latency_ms"]["median"],
         "parameters": measured["parameters"],

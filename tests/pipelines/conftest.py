@@ -53,7 +53,7 @@ def finished(
     root = tmp_path_factory.mktemp("finished") / "project"
     shutil.copytree(prepared.root, root)
     project = Project(root, root / "params.yaml")
-    for verb in ("tune", "train", "evaluate", "benchmark"):
+    for verb in ("recipe", "tune", "train", "evaluate", "benchmark"):
         for row in (PLAIN, SEARCHED):
             main_of(verb)(row, project)
     main_of("report")("", project)

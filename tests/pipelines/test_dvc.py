@@ -4,7 +4,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,16 @@ from tests.pipelines.tiny_project import (
     TABLE,
     Outcome,
     dvc_command,
+    main_of,
     run,
     table,
     write_table,
 )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-ROW_STAGES = ("tune", "train", "evaluate", "benchmark")
+ROW_STAGES = ("recipe", "tune", "train", "evaluate", "benchmark")
+FIRST = ("recipe", "evaluate", "benchmark")
+"""What reads the table itself; the rest stands on what ``recipe`` makes of it."""
 OTHER = "pspnet-resnet18-other"
 ROWS = {"fcn-resnet18-tiny": SEARCHED, PLAIN: PLAIN, OTHER: PLAIN}
 """The rows of the recorded project, each with the finished row that it takes its files from."""
@@ -119,10 +122,28 @@ def changed_table(project: Project, **changes: Any) -> Iterator[None]:
         yield
 
 
+def changed_by_recipe(project: Project, *rows: str) -> set[str]:
+    """Once the stage ``recipe`` of these rows has run; before, they all are what it was before."""
+    paths = [project.run(row) / "recipe.json" for row in rows]
+    with ExitStack() as stack:
+        for row, path in zip(rows, paths, strict=True):
+            stack.enter_context(edited(path, path.read_text()))
+            main_of("recipe")(row, Project(project.root, project.table))
+        return changed(project)
+
+
 def test_a_value_of_a_row_concerns_that_row_alone(recorded: Project):
     with changed_table(recorded, **{f"rows__{PLAIN}__steps": 14}):
-        assert changed(recorded) == of_rows(PLAIN) | {"report"}
+        assert changed(recorded) == of_rows(PLAIN, verbs=FIRST) | {"report"}
+        assert changed_by_recipe(recorded, PLAIN) == of_rows(PLAIN) | {"report"}
     assert changed(recorded) == set()
+
+
+def test_a_protocol_or_a_printed_score_concerns_no_training(recorded: Project):
+    printed = {"source": "a list", "paper": "arXiv:1411.4038", "metrics": ["miou"], "score": [70]}
+    for key, value in {"protocols": {"twice": {"flip": True}}, "published": printed}.items():
+        with changed_table(recorded, **{f"rows__{PLAIN}__{key}": value}):
+            assert changed_by_recipe(recorded, PLAIN) == of_rows(PLAIN, verbs=FIRST) | {"report"}
 
 
 def test_a_methods_file_concerns_the_rows_of_that_method(recorded: Project):
@@ -137,13 +158,14 @@ def test_a_methods_file_concerns_the_rows_of_that_method(recorded: Project):
 def test_a_datasets_recipe_concerns_that_dataset_and_its_rows(recorded: Project):
     with changed_table(recorded, datasets__other__recipe__batch_size=2):
         concerned = {"download@other", "prepare@other"}
-        trained = ("tune", "train", "benchmark")
-        assert changed(recorded) == concerned | of_rows(OTHER, verbs=trained)
+        assert changed(recorded) == concerned | of_rows(OTHER, verbs=("recipe", "benchmark"))
+        trained = ("recipe", "tune", "train", "benchmark")
+        assert changed_by_recipe(recorded, OTHER) == concerned | of_rows(OTHER, verbs=trained)
 
 
 def test_the_defaults_concern_every_row_and_no_dataset(recorded: Project):
     with changed_table(recorded, defaults__seed=1):
-        stages = changed(recorded)
+        stages = changed_by_recipe(recorded, *ROWS)
         assert of_rows(*ROWS, verbs=("tune", "train", "benchmark")) <= stages
         assert not any(stage.startswith(("download", "prepare")) for stage in stages)
 
