@@ -5,7 +5,7 @@ i takes ``stream[i*B : (i+1)*B]``; ranks take slices inside that global batch. S
 depend on the number of ranks or loader workers, and the position is one integer, the step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -16,8 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from segcore.errors import InputError
 from segcore.shards import ShardReader
+from segcore.slots import Placed, Slots, collate
 from segcore.transforms import Augmentation
 from segcore.types import Batch, Sample
+
+AHEAD = 2
+"""Batches that each loader worker has been asked for at a time."""
 
 
 @lru_cache(maxsize=4)
@@ -51,7 +55,7 @@ class RankSteps:
     def __init__(self, start: int, steps: int, batch_size: int, rank: int, ranks: int) -> None:
         self.range = range(start, steps)
         first, last = (batch_size * r // ranks for r in (rank, rank + 1))
-        self.batch_size, self.slice = batch_size, (first, last)
+        self.batch_size, self.slice, self.share = batch_size, (first, last), last - first
 
     def __len__(self) -> int:
         return len(self.range)
@@ -73,15 +77,16 @@ class Batches:
     one dies.
     """
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self.loader = loader
+    def __init__(self, loader: DataLoader[Any], slots: Slots | None = None) -> None:
+        self.loader, self.slots = loader, slots
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
         try:
-            yield from self.loader
+            for each in self.loader:
+                yield self.slots.take(each) if self.slots and isinstance(each, Placed) else each
         except InputError as error:  # from a worker: its own words stand behind its traceback
             said = str(error).rpartition(f"{InputError.__module__}.{InputError.__name__}: ")[2]
             raise InputError(said.strip()) from None
@@ -98,36 +103,63 @@ def training_batches(
     stream: TrainingStream, positions: RankSteps, *, loader_workers: int = 0
 ) -> Batches:
     """One batch per step, this rank's share of it."""
-    return _loaded(stream, positions, loader_workers)
+    if not loader_workers:
+        return Batches(_loader(stream, positions, collate, loader_workers))
+    height, width = stream.augmentation.crop
+    slots = Slots(AHEAD * loader_workers + 1, 4 * positions.share * height * width)
+    loader = _loader(_IntoSlots(stream, slots), _Numbered(positions), _as_it_is, loader_workers)
+    return Batches(loader, slots)
 
 
 def evaluation_batches(
     reader: ShardReader, *, rank: int = 0, ranks: int = 1, loader_workers: int = 0
 ) -> Batches:
     """Every image of the split exactly once over all ranks, one by one, at its own size."""
-    return _loaded(reader, [[index] for index in range(rank, len(reader), ranks)], loader_workers)
+    positions = [[index] for index in range(rank, len(reader), ranks)]
+    return Batches(_loader(reader, positions, collate, loader_workers))
 
 
-def _loaded(samples: Any, positions: Any, loader_workers: int) -> Batches:
-    loader = DataLoader(
+def _loader(
+    samples: Any, positions: Any, collate_fn: Callable[[Any], Any], loader_workers: int
+) -> DataLoader[Any]:
+    return DataLoader(
         samples,
         batch_sampler=positions,
-        collate_fn=collate,
+        collate_fn=collate_fn,
         num_workers=loader_workers,
+        prefetch_factor=AHEAD if loader_workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_one_thread,
         persistent_workers=loader_workers > 0,  # a validation comes again and again
     )
-    return Batches(loader)
 
 
-def collate(samples: list[Sample]) -> Batch:
-    """Images stay pixel by pixel in memory (channels last), as they are decoded.
+class _Numbered:
+    """The positions of each batch with its number."""
 
-    torch's own collation stacks straight into shared memory, which measured a fifth slower."""
-    ids, images, labels = zip(*samples, strict=True)
-    pixels = torch.stack([image.permute(1, 2, 0) for image in images])
-    return Batch(pixels.permute(0, 3, 1, 2), torch.stack(labels), ids)
+    def __init__(self, positions: RankSteps) -> None:
+        self.positions = positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        return enumerate(self.positions)
+
+
+class _IntoSlots(Dataset[Any]):
+    """Whole batches, each in its slot."""
+
+    def __init__(self, stream: TrainingStream, slots: Slots) -> None:
+        self.stream, self.slots = stream, slots
+
+    def __getitems__(self, asked: tuple[int, list[int]]) -> Placed | Batch:
+        number, positions = asked
+        return self.slots.put(number, [self.stream[each] for each in positions])
+
+
+def _as_it_is(batch: Placed | Batch) -> Placed | Batch:
+    return batch
 
 
 def _one_thread(_: int) -> None:
