@@ -1,4 +1,4 @@
-"""Against scikit-learn, and values that one can check by hand."""
+"""Against scikit-learn, torchmetrics, and values that one can check by hand."""
 
 import json
 
@@ -7,6 +7,10 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, jaccard_score, recall_score
 from sklearn.metrics import confusion_matrix as reference_matrix
+from torchmetrics.functional.classification import (
+    multiclass_confusion_matrix,
+    multiclass_jaccard_index,
+)
 
 from segcore.errors import InputError
 from segcore.metrics import FIGURES, Scores, confusion_matrix, counts_of
@@ -48,6 +52,31 @@ def test_scores_are_scikit_learns(absent):
     else:
         assert np.isnan(scores.iou[absent])
         assert np.isnan(scores.accuracy[absent])
+
+
+@pytest.mark.parametrize("absent", [None, 3])
+@pytest.mark.parametrize("size", [(1, 1), (17, 31), (128, 257)])
+@pytest.mark.parametrize("classes", [5, 19, 150])
+def test_the_matrix_and_its_scores_are_those_of_torchmetrics(classes, size, absent):
+    generator = np.random.default_rng([classes, *size])
+    labels, predicted = (
+        torch.tensor(generator.integers(0, classes, (3, *size)), dtype=torch.uint8) for _ in "ab"
+    )
+    labels[torch.tensor(generator.random((3, *size)) < 0.2)] = IGNORE
+    if absent is not None:
+        labels[labels == absent] = IGNORE
+    theirs = multiclass_confusion_matrix(
+        predicted.long(), labels.long(), classes, ignore_index=IGNORE
+    )
+    ours = confusion_matrix(labels, predicted, classes)
+    assert torch.equal(ours, theirs)
+    each = multiclass_jaccard_index(
+        predicted.long(), labels.long(), classes, average=None, ignore_index=IGNORE
+    )
+    seen = (theirs.sum(0) + theirs.sum(1)).numpy() > 0  # elsewhere torchmetrics says 0
+    iou = Scores(ours.numpy()).iou
+    np.testing.assert_allclose(iou[seen], each.numpy()[seen], rtol=1e-6)  # theirs is float32
+    assert np.isnan(iou[~seen]).all()
 
 
 def test_by_hand():
