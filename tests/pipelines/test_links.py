@@ -67,7 +67,10 @@ def test_a_row_on_anothers_weights_has_them_and_no_training(finished: Project, l
     for name in ("weights.safetensors", "classes.json", "metrics.jsonl"):
         assert sha256_of(ours / name) == sha256_of(theirs / name)
     config, trained = read_json(ours / "config.json"), read_json(theirs / "config.json")
-    assert config["test_time"].items() >= {"scales": [0.75, 1.0], "flip": True}.items()
+    assert config["test_time"] == trained["test_time"]  # how it is scored is no part of a recipe
+    looked_at = read_json(ours / "scores.json")["looked_at"]
+    assert looked_at[""] == "2 scales of 0.75 to 1 + flip"
+    assert set(looked_at) == {"", "slide", "whole"}
     assert config["options"] == trained["options"]  # what the other's search found, as well
     assert read_json(ours / "search.json")["best"] == read_json(theirs / "search.json")["best"]
     assert read_json(ours / "registered.json")["origin"] == {
