@@ -27,11 +27,9 @@ STEADY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 34),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
     "MALLOC_TOP_PAD_": str(1 << 28),
-    "THP_MEM_ALLOC_ENABLE": "1",
 }
-"""glibc keeps what a process has freed, in pages of 2 MB. Otherwise it gives every large tensor back
-and takes it anew, which is a quarter of an image's time on a CPU and differs from process to
-process. Segcore asks torch for such pages itself; the others get what torch does unasked."""
+"""glibc keeps what a process has freed. Otherwise it gives every large tensor back and takes it
+anew, which differs from process to process."""
 ATTENTION = ("non_local", "ann", "isanet", "danet", "ccnet", "ocrnet")
 VARIANTS = {"float32": Variant(), "bf16": Variant(precision="bfloat16")}
 
@@ -41,7 +39,8 @@ Written by `make bench`. One image of {size} pixels, in eval mode, to class scor
 random weights; both libraries' networks take turns in one run, every second round in reverse.
 Times are the least of {rounds} rounds in milliseconds, shared by {starts} processes each; ratios
 are of those: "speed-up" is the peer's float32 over ours, "bf16 gain" our float32 over our
-bfloat16 (autocast). Memory is what one image adds at its peak, in 10^6 bytes. {allocator}
+bfloat16 (autocast). Memory is what one image adds at its peak, in 10^6 bytes. torch takes pages of 2 MB for all of them, as Segcore
+asks it to. {allocator}
 """
 TITLES = (
     *("case", "peer", "peer ms", "ours ms", "speed-up", "ours bf16 ms", "bf16 gain"),
