@@ -39,8 +39,8 @@ Written by `make bench`. One image of {size} pixels, in eval mode, to class scor
 random weights; both libraries' networks take turns in one run, every second round in reverse.
 Times are the least of {rounds} rounds in milliseconds, shared by {starts} processes each; ratios
 are of those: "speed-up" is the peer's float32 over ours, "bf16 gain" our float32 over our
-bfloat16 (autocast). Memory is what one image adds at its peak, in 10^6 bytes. torch takes pages of 2 MB for all of them, as Segcore
-asks it to. {allocator}
+bfloat16 (autocast). Memory is what one image adds at its peak, in 10^6 bytes. torch takes pages
+of 2 MB for all of them, as Segcore asks it to. {allocator}
 """
 TITLES = (
     *("case", "peer", "peer ms", "ours ms", "speed-up", "ours bf16 ms", "bf16 gain"),
