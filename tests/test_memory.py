@@ -1,7 +1,9 @@
 """Memory against allocations of known size."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,3 +104,26 @@ def test_one_image_cannot_be_divided():
 def test_other_errors_pass():
     with pytest.raises(RuntimeError, match="shapes"), named_shortage(2, (64, 64)):
         raise RuntimeError("shapes do not fit")
+
+
+PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+IN_LARGE_PAGES = """
+import segcore, torch
+values = torch.zeros(64 << 20, dtype=torch.uint8)
+rollup = open("/proc/self/smaps_rollup").read()
+print(int(rollup.split("AnonHugePages:")[1].split()[0]))
+"""
+
+
+@pytest.mark.skipif(
+    not PAGES.exists() or "[never]" in PAGES.read_text(), reason="this system has no large pages"
+)
+def test_large_tensors_lie_in_large_pages_unless_somebody_says_no():
+    def kilobytes(**settings: str) -> int:
+        environment = {key: value for key, value in os.environ.items() if "THP" not in key}
+        command = [sys.executable, "-c", IN_LARGE_PAGES]
+        return int(subprocess.check_output(command, env=environment | settings, text=True))
+
+    assert kilobytes() > 48 << 10
+    if "[madvise]" in PAGES.read_text():
+        assert kilobytes(THP_MEM_ALLOC_ENABLE="0") < 16 << 10
