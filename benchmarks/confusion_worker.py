@@ -46,7 +46,7 @@ def segcore_update(classes: int) -> Callable[[torch.Tensor, torch.Tensor], objec
 
 
 def torchmetrics_update(classes: int) -> Callable[[torch.Tensor, torch.Tensor], object]:
-    from torchmetrics.classification import (  # pyright: ignore[reportMissingImports]
+    from torchmetrics.classification import (
         MulticlassConfusionMatrix,
     )
 

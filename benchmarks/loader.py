@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.process import ROOT
+from benchmarks.process import AS_THEY_COME, ROOT
 from benchmarks.tables import figure, machine, table, write
 from segcore.files import sha256_of, write_json
 from segcore.shards import MANIFEST, Record, write_shard
@@ -36,8 +36,8 @@ HEAD = """# Input pipelines beside MMSegmentation's and torchvision's
 Written by `python -m benchmarks.loader`. Samples per second, decoding, augmentation, batches of 8
 and normalisation included: scale 0.5 to 2, crop (the 75 % rule; torchvision has none), flip,
 photometric jitter. The peers read image files and label PNGs, Segcore reads shards of the same
-files. One thread in every process, and torch's pages of 2 MB in all of them, as Segcore asks for;
-epochs take turns in one run, the best of {rounds} counts.
+files. One thread in every process, and torch's pages of 2 MB in those of Segcore, which asks for
+them; epochs take turns in one run, the best of {rounds} counts.
 "x mmseg" is against MMSegmentation with as many loader workers; "median" is the middle one of the
 rounds' own ratios, which a single lucky epoch does not move.
 """
@@ -65,6 +65,8 @@ class Pipeline:
         self.case, self.library, self.workers, self.cache = case.name, library, workers, cache
         self.rates = list[float]()
         one = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+        if library != "segcore":
+            one |= AS_THEY_COME
         self.process = subprocess.Popen(
             [python, "-W", "ignore", "-m", "benchmarks.loader_worker"],
             cwd=ROOT,

@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+AS_THEY_COME = {"THP_MEM_ALLOC_ENABLE": "0"}
+"""For other libraries, which do not ask torch for large pages; segcore/__init__.py does."""
 
 
 class RefusedError(Exception):
@@ -38,12 +40,13 @@ class Worker:
         device: str,
         threads: int,
         module: str = "benchmarks.worker",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed with the process
         self.process = subprocess.Popen(
             [python, "-W", "ignore", "-m", module],
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | dict(environment or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.said,

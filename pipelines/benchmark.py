@@ -13,7 +13,7 @@ from pipelines.project import Project
 from pipelines.stage import run_stage
 from segcore.files import write_json
 from segcore.measure import measure
-from segcore.model_files import build_network
+from segcore.model_files import build_network, in_layout
 from segcore.runs import device_of
 from segcore.shards import Manifest
 from segcore.targets import classes_of
@@ -28,7 +28,7 @@ def main(key: str, project: Project) -> None:
     torch.set_num_threads(run.threads)
     run = run.model_copy(update={"pretrained": False, "auxiliary": False})
     torch.manual_seed(run.seed)
-    network = build_network(run, len(classes_of(run, classes)))
+    network = in_layout(build_network(run, len(classes_of(run, classes))), run)
     size = run.benchmark_size or run.crop
     measured = measure(network.eval(), size, rounds=ROUNDS, device=device.type, precision="float32")
     result: dict[str, Any] = {**measured.as_dict(), "lineage": lineage(project.root)}

@@ -5,6 +5,7 @@ float32 at the network's own stride. Height and width may be any multiple of ``s
 network from ``SMALLEST`` on. A file stays only if it answers as the network does.
 """
 
+import copy
 import io
 import warnings
 from collections.abc import Callable, Sequence
@@ -75,7 +76,7 @@ def export(
     """
     if form not in FORMS:
         raise InputError(f"no form {form!r}{suggestion(form, FORMS)}")
-    model = FromPixels(network).eval()
+    model = FromPixels(copy.deepcopy(network).to(memory_format=torch.contiguous_format)).eval()
     cut = [_cut(image, stride_of(network))[None] for image in images]
     write, open_file = FORMS[form]
     with written_whole(path) as aside:

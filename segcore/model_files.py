@@ -28,6 +28,7 @@ __all__ = [
     "WEIGHTS",
     "LoadedModel",
     "build_network",
+    "in_layout",
     "load_model",
     "save_kept",
     "save_model",
@@ -112,4 +113,10 @@ def load_model(folder: Path) -> LoadedModel:
             f"{folder / WEIGHTS} does not hold the weights of {run.method} on {run.backbone} with "
             f"{len(classes)} classes ({cause}); train the row {row} again"
         ) from None
-    return LoadedModel(network.eval(), run, classes)
+    return LoadedModel(in_layout(network, run).eval(), run, classes)
+
+
+def in_layout(network: Segmenter, run: Run) -> Segmenter:
+    """With its weights as the row's training has them: what is faster there is so here."""
+    layout = torch.channels_last if run.channels_last else torch.contiguous_format
+    return network.to(memory_format=layout)

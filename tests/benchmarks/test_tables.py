@@ -10,14 +10,14 @@ from benchmarks.process import RefusedError
 from benchmarks.tables import figure, mean_ratio, processor, ratio, table
 
 PEER_TORCH = "2.14.0"
-PER_VARIANT = {"f32": 40.0, "bf16": 20.0, "bf16 compiled": 10.0}
+PER_VARIANT = {"f32": 40.0, "channels last": 32.0, "bf16": 20.0, "bf16 compiled": 10.0}
 
 
 class Made:
     """A worker whose figures are known: MMSegmentation takes twice as long and cannot compile;
     an image of four times the pixels takes four times as long."""
 
-    def __init__(self, python, library, case, device, threads) -> None:
+    def __init__(self, python, library, case, device, threads, environment=None) -> None:
         if python == "absent":
             raise FileNotFoundError(python)
         self.slowness = 1.0 if library == "segcore" else 2.0
@@ -39,7 +39,7 @@ class Made:
 
     def time(self, variant, size):
         names = {each: name for name, each in gpu_table.VARIANTS.items()}
-        plain = {against_peers.VARIANTS["bf16"]: "bf16"}
+        plain = {against_peers.VARIANTS[1]: "channels last"}
         least = PER_VARIANT[(names | plain)[variant]]
         return least * self.slowness * size[0] * size[1] / (512 * 1024)
 
@@ -80,22 +80,25 @@ def test_a_table_beside_the_peers(tmp_path, capsys):
     path = tmp_path / "cpu.md"
     against_peers.main(["fcn-r50", "danet-r50", "--rounds", "2", "--output", str(path)])
     text = path.read_text()
-    assert "| fcn-r50 | mmseg | 80 | 40 | 2.00 | 20 | 2.00 | 800 | 400 | 200 |" in text
-    assert "| attention methods | 2.000 | 2.000 |" in text
+    row = "| fcn-r50 | mmseg | 80 | 40 | 2.00 | 32 | 2.50 | 20 | 1.60 | 800 | 400 | 200 |"
+    assert row in text
+    assert "| attention methods | 2.000 | 2.500 | 1.600 |" in text
     assert f"torch {torch.__version__}" in text
     assert "torch is 2.15.0 here and 2.14.0 for the peer" in capsys.readouterr().err
     against_peers.main(["fcn-r50", "--mmseg", "absent", "--output", str(path)])
-    assert "| fcn-r50 | mmseg | – | 40 | – | 20 | 2.00 | – | 400 | 200 |" in path.read_text()
+    assert (
+        "| fcn-r50 | mmseg | – | 40 | – | 32 | – | 20 | 1.60 | – | 400 | 200 |" in path.read_text()
+    )
 
 
 def test_means_are_geometric_and_of_what_is_known():
     rows = [
-        Row("fcn-r50", Cost(10.0, 1.0), Cost(5.0, 1.0), Cost(2.5, 1.0)),
-        Row("ann-r50", Cost(10.0, 1.0), Cost(20.0, 1.0), Cost(2.5, 1.0)),
-        Row("gcnet-r50", None, Cost(8.0, 1.0), Cost(2.0, 1.0)),
+        Row("fcn-r50", Cost(10.0, 1.0), Cost(5.0, 1.0), Cost(4.0, 1.0), Cost(1.0, 1.0)),
+        Row("ann-r50", Cost(10.0, 1.0), Cost(20.0, 1.0), Cost(10.0, 1.0), Cost(2.5, 1.0)),
+        Row("gcnet-r50", None, Cost(8.0, 1.0), Cost(8.0, 1.0), Cost(2.0, 1.0)),
     ]
-    assert "| all | 1.000 | 4.000 |" in against_peers.summary(rows)
-    assert "| attention methods | 0.500 | 8.000 |" in against_peers.summary(rows)
+    assert "| all | 1.000 | 1.581 | 4.000 |" in against_peers.summary(rows)
+    assert "| attention methods | 0.500 | 1.000 | 4.000 |" in against_peers.summary(rows)
     assert mean_ratio([None]) is None
     assert ratio(3.0, None) is None
     assert ratio(3.0, 2.0) == 1.5
