@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.process import ROOT
+from benchmarks.process import AS_THEY_COME, ROOT
 from benchmarks.tables import figure, machine, ratio, table, write
 
 LIBRARIES = ("segcore", "torchmetrics", "mmseg")
@@ -40,7 +40,9 @@ class Peer:
         self.process = subprocess.Popen(
             [python, "-W", "ignore", "-m", "benchmarks.confusion_worker", library],
             cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+            env=os.environ
+            | ({} if library == "segcore" else AS_THEY_COME)
+            | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -15,7 +15,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import peer_of, read_cases
-from benchmarks.process import ROOT, RefusedError, Runner, Variant, Worker, take_turns
+from benchmarks.process import (
+    AS_THEY_COME,
+    ROOT,
+    RefusedError,
+    Runner,
+    Variant,
+    Worker,
+    take_turns,
+)
 from benchmarks.tables import figure, machine, ratio, table, write
 from benchmarks.training_worker import build_network
 from segcore.errors import InputError
@@ -116,8 +124,9 @@ def compare(case: str, asked: argparse.Namespace) -> list[Row]:
 def _started(library: str, case: str, asked: argparse.Namespace) -> Worker | None:
     python = asked.mmseg if library == "mmseg" else sys.executable
     module = "benchmarks.training_worker"
+    environment = {} if library == "segcore" else AS_THEY_COME
     try:
-        return Worker(python, library, case, asked.device, asked.threads, module)
+        return Worker(python, library, case, asked.device, asked.threads, module, environment)
     except (RefusedError, FileNotFoundError) as error:
         print(f"{case}: no {library}: {error}", file=sys.stderr, flush=True)
         return None

@@ -1,7 +1,7 @@
 """Parameters, FLOPs, latency and peak memory of a row's network, on this machine.
 
 Every row by the same rules, which ``benchmark.json`` states, but for its threads: float32, nothing
-compiled, weights as they were made.
+compiled, random weights in the layout that the row trains in.
 """
 
 from typing import Any

@@ -15,7 +15,7 @@ from segcore.files import write_json
 from segcore.gallery import draw_images
 from segcore.inference import predictor
 from segcore.model_files import load_model
-from segcore.protocols import in_words
+from segcore.protocols import looked_at
 from segcore.row import Run
 from segcore.runs import device_of
 from segcore.scoring import check_data, open_split, score_split
@@ -34,8 +34,9 @@ def main(key: str, project: Project) -> None:
     manifest = Manifest.read(shards)
     check_data(key, folder, model, manifest)
     _check_splits(key, run, manifest)
-    ways = {"": run.test_time, **run.protocols}
-    results = {name: _score(key, name, how, run, weights, shards) for name, how in ways.items()}
+    results = {
+        name: _score(key, name, how, run, weights, shards) for name, how in run.looks.items()
+    }
     overlays, predict = folder / "overlays", predictor(run.test_time, model.classes.mirror)
     rmtree(overlays, ignore_errors=True)
     model.network.to(device_of(run))
@@ -49,7 +50,7 @@ def main(key: str, project: Project) -> None:
         "classes": list(model.classes.names),
         "colours": [list(colour) for colour in model.classes.colours],
         "published": run.published and run.published.model_dump(mode="json"),
-        "looked_at": {name: in_words(how) for name, how in ways.items()},
+        "looked_at": looked_at(run),
         "splits": results.pop(""),
         "protocols": results,
     }

@@ -11,12 +11,20 @@ from pipelines.project import Project
 from pipelines.registration import describe, held_version
 from pipelines.stage import run_stage
 from pipelines.tracking import Store, open_store
+from segcore.errors import InputError
 from segcore.files import read_json
-from segcore.report import finished_rows, leaderboard, write_leaderboard, write_page
+from segcore.protocols import looked_at
+from segcore.report import (
+    RowReport,
+    finished_rows,
+    leaderboard,
+    write_leaderboard,
+    write_page,
+)
 
 
 def main(_key: str, project: Project) -> None:
-    rows, unfinished = finished_rows(project.root / "runs", sorted(project.params.rows))
+    rows, unfinished = _rows(project)
     board = leaderboard(rows)
     write_leaderboard(board, project.reports)
     shards, page = project.root / "data" / "shards", project.reports / "index.html"
@@ -33,6 +41,21 @@ def main(_key: str, project: Project) -> None:
     print((project.reports / "leaderboard.md").read_text())
     for name, remedy in unfinished.items():
         print(f"not finished: {name}; run: {remedy}")
+
+
+def _rows(project: Project) -> tuple[list[RowReport], dict[str, str]]:
+    """Those that are finished, and for each other one the command that goes on with it."""
+    rows, unfinished = finished_rows(project.root / "runs", sorted(project.params.rows))
+    # A row may take its protocols over from another one, and DVC does not see that these changed.
+    for row in rows:
+        run, scores = project.row(row.name), row.scores
+        if (list(scores["splits"]), scores["looked_at"]) != (list(run.splits), looked_at(run)):
+            unfinished[row.name] = f"dvc repro --force --single-item evaluate@{row.name}"
+    kept = [row for row in rows if row.name not in unfinished]
+    if not kept:
+        remedy = next(iter(unfinished.values()))
+        raise InputError(f"no row is scored as the table says now; run: {remedy}")
+    return kept, unfinished
 
 
 def _log_benchmark(store: Store, run_id: str, folder: Path) -> None:

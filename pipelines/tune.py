@@ -53,6 +53,7 @@ def _search(key: str, run: Run, search: Search, project: Project) -> dict[str, A
     trial = run.model_copy(update={"workers": search.workers})
     check(trial, len(classes_of(run, manifest.classes)))
     known = [run.recipe_fingerprint(), search.model_dump(mode="json", exclude=BUDGET)]
+    known += [run.device, run.threads] if search.latency else []
     name = f"tune-{key}-{hash_of([*known, manifest.data_hash, code_hash()])}"
     with ExitStack() as engines:
         engines.enter_context(cluster.cluster(trial, search.concurrent or 1))

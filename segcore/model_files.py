@@ -1,6 +1,6 @@
 """The network that a row describes, and the folder that keeps it with its weights.
 
-A model folder holds ``weights.safetensors``, ``config.json`` (the resolved row) and
+A model folder holds ``weights.safetensors``, ``config.json`` (the row's recipe) and
 ``classes.json``; it is what a registry keeps and what every later stage loads.
 """
 

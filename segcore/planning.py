@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from segcore.frozen_norms import freeze_batchnorm
 from segcore.inference import predict_labels
-from segcore.model_files import build_network
+from segcore.model_files import build_network, in_layout
 from segcore.row import Run
 from segcore.runs import device_of, loss_of, precision_of, train
 from segcore.shards import ShardReader
@@ -191,7 +191,8 @@ def expected_seconds(run: Run, num_classes: int, shards: str, workers: int) -> t
     step = _seconds_of_a_step(tried, shards)
     reader = ShardReader(shards, run.splits[0])
     looks = -(-run.steps // run.evaluate_every) * len(reader)
-    look = _seconds_of_labels(build_network(tried, num_classes).to(device), reader[0].image[None])
+    network = in_layout(build_network(tried, num_classes), tried).to(device)
+    look = _seconds_of_labels(network, reader[0].image[None])
     return step * run.batch_size / images / workers, look * looks / workers
 
 

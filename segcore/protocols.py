@@ -3,9 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+from segcore.row import Run
 from segcore.tables import TestTime
 
-__all__ = ["as_seen", "in_words"]
+__all__ = ["as_seen", "in_words", "looked_at"]
+
+
+def looked_at(run: Run) -> dict[str, str]:
+    """Each of a row's ``looks`` in words, as ``scores.json`` keeps them."""
+    return {name: in_words(how) for name, how in run.looks.items()}
 
 
 def in_words(how: TestTime) -> str:

@@ -17,6 +17,9 @@ ProtocolName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 ELSEWHERE = {"workers", "device", "threads", "loader_workers", "decoded_cache"}
 """Keys that say where a training runs; its numbers do not follow them."""
 
+AFTER_TRAINING = {"protocols", "published", "splits", "test_time", "benchmark_size"}
+"""Keys of what only comes after a training, but for the little of it that validation follows."""
+
 
 class Run(Table):
     """A row with every value resolved: all that training, evaluation and benchmark need."""
@@ -176,6 +179,11 @@ class Run(Table):
     @property
     def most_workers(self) -> int:
         return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def looks(self) -> dict[str, TestTime]:
+        """How ``evaluate`` looks at images, by protocol; the one that decides has no name."""
+        return {"": self.test_time, **self.protocols}
 
     def recipe(self) -> "Run":
         """The row without what only comes after its search and training: how its weights are

@@ -23,7 +23,8 @@ class Placed(NamedTuple):
 
 
 class Slots:
-    """Batch n lies in slot n modulo ``count``; more than ``count`` are never on their way at once.
+    """Batch n lies in slot n modulo ``count``. Batches are taken in order, and no more than
+    ``count`` are on their way or being taken at a time.
 
     They are shared with processes that are forked from this one; in others there are none, and
     batches go as they are, as do those that are not of ``size`` bytes. The memory is anonymous, so

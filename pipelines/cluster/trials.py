@@ -35,7 +35,7 @@ from segcore.errors import InputError
 from segcore.files import read_json, write_json
 from segcore.journal import METRICS, read_lines
 from segcore.measure import measure
-from segcore.model_files import build_network
+from segcore.model_files import build_network, in_layout
 from segcore.row import Run
 from segcore.runs import device_of, stamp, train
 from segcore.shards import Manifest
@@ -185,6 +185,7 @@ def _latency(place: Path, run: Run, shards: str) -> float:
     if not path.exists():
         torch.set_num_threads(run.threads)
         network = build_network(run, len(classes_of(run, Manifest.read(shards).classes)))
+        network = in_layout(network, run)
         size = run.benchmark_size or run.crop
         found = measure(network, size, device=device_of(run).type)
         write_json(path, found.as_dict()["latency_ms"]["median"])

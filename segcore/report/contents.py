@@ -8,6 +8,7 @@ import numpy as np
 
 from segcore.report.images import SHEET_BYTES, Listed, picture
 from segcore.report.rows import Number, Point, RowReport
+from segcore.row import AFTER_TRAINING
 
 LEAST_SHARE = 0.005
 """Confusions below this share of their class are not in a page."""
@@ -92,7 +93,7 @@ def _row_contents(row: RowReport, images: Listed) -> dict[str, Any]:
         "benchmark": row.benchmark,
         "data_hash": row.scores["data_hash"],
         "lineage": row.lineage,
-        "config": row.config,
+        "config": {key: each for key, each in row.config.items() if key not in AFTER_TRAINING},
     }
 
 

@@ -7,7 +7,7 @@ from segcore.intervals import difference, image_counts, interval
 from segcore.metrics import mean_iou
 from segcore.report.rows import Number, RowReport
 
-NOT_THE_ROW = {"key", "seed", "search"}
+NOT_THE_ROW = {"key", "seed", "search", "benchmark_size"}
 """What may differ between two trainings of the same row."""
 
 

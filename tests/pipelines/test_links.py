@@ -141,6 +141,21 @@ def test_the_leaderboard_has_them_all(linked: Project):
     assert {entry["row"] for entry in board} == set(ROWS)
 
 
+def test_a_row_that_was_scored_otherwise_than_the_table_says_is_named(
+    linked: Project, copy_of: Callable[..., Project], capsys: pytest.CaptureFixture[str]
+):
+    copy = copy_of(linked, "data/shards", "runs", "mlflow.db")
+    rows = {key: dict(row) for key, row in ROWS.items()}
+    del rows[VIEWS]["test_time"]  # taken over from the row of the weights, then
+    rows[SEARCHED]["test_time"] = {"scales": [1.0, 1.5]}
+    main_of("report")("", write_table(copy.root, {**TABLE, "rows": rows}))
+    told = capsys.readouterr().out
+    for row in (SEARCHED, VIEWS):
+        assert f"not finished: {row}; run: dvc repro --force --single-item evaluate@{row}" in told
+    board = read_json(copy.root / "reports/leaderboard.json")
+    assert {entry["row"] for entry in board} == {PLAIN, STARTED}
+
+
 def test_weights_taken_over_again_are_the_same_run(
     linked: Project, copy_of: Callable[..., Project]
 ):
