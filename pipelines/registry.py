@@ -8,7 +8,8 @@ rollback: the champion before this one is champion again, and this one does not 
 import argparse
 from pathlib import Path
 
-from pipelines.catalogue import compare, found, list_models, list_versions, scored
+from pipelines.catalogue import found, list_models, list_versions, scored
+from pipelines.comparing import compare
 from pipelines.stage import run_safely
 from pipelines.tracking import Store, open_store
 from segcore.errors import InputError

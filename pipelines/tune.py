@@ -1,7 +1,6 @@
 """Searches the space that a row declares; writes the best values, the trials and pictures.
 
-A row without ``search:`` passes at once, with no trial and nothing tuned. A search that was
-killed goes on where it was.
+A row without ``search:`` passes at once. A search that was killed goes on where it was.
 """
 
 from contextlib import ExitStack
@@ -52,8 +51,8 @@ def _search(key: str, run: Run, search: Search, project: Project) -> dict[str, A
     manifest = Manifest.read(shards)
     trial = run.model_copy(update={"workers": search.workers})
     check(trial, len(classes_of(run, manifest.classes)))
-    known = [run.recipe_fingerprint(), search.model_dump(mode="json", exclude=BUDGET)]
-    known += [run.device, run.threads] if search.latency else []
+    timed_on = (run.device, run.threads) if search.latency else None
+    known = [run.recipe_fingerprint(), search.model_dump(mode="json", exclude=BUDGET), timed_on]
     name = f"tune-{key}-{hash_of([*known, manifest.data_hash, code_hash()])}"
     with ExitStack() as engines:
         engines.enter_context(cluster.cluster(trial, search.concurrent or 1))

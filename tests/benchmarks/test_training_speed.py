@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks import training_speed, training_worker
-from benchmarks.process import RefusedError
+from benchmarks.process import AS_THEY_COME, RefusedError
 from benchmarks.training_speed import OURS, PEERS, Row, speed_up, step_flops
 from benchmarks.training_worker import CLASSES, TrainingBench, build_network
 from segcore.measure import count_flops
@@ -96,8 +96,9 @@ def test_the_arithmetic_of_a_step_is_three_forward_passes_but_for_the_first_grad
 class Made:
     """A worker whose figures are known: the peer takes 80 ms, we 40 and, compiled, 20."""
 
-    def __init__(self, python, library, case, device, threads, module) -> None:
+    def __init__(self, python, library, case, device, threads, module, environment) -> None:
         assert module == "benchmarks.training_worker"
+        assert environment == ({} if library == "segcore" else AS_THEY_COME)
         if python == "absent":
             raise FileNotFoundError(python)
         self.library = library
