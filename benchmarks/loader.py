@@ -37,7 +37,8 @@ Written by `python -m benchmarks.loader`. Samples per second, decoding, augmenta
 and normalisation included: scale 0.5 to 2, crop (the 75 % rule; torchvision has none), flip,
 photometric jitter. The peers read image files and label PNGs, Segcore reads shards of the same
 files. One thread in every process, and torch's pages of 2 MB in those of Segcore, which asks for
-them; epochs take turns in one run, the best of {rounds} counts.
+them; each process frees one large tensor first, as a network would. Epochs take turns in one run,
+the best of {rounds} counts.
 "x mmseg" is against MMSegmentation with as many loader workers; "median" is the middle one of the
 rounds' own ratios, which a single lucky epoch does not move.
 """
