@@ -41,7 +41,7 @@ def segcore_epochs(asked: dict[str, Any]) -> Callable[[], Iterator[int]]:
     stream = TrainingStream(reader, Augmentation(tuple(asked["crop"])), seed=0)
     steps = RankSteps(0, len(reader) * asked["repeats"] // BATCH, BATCH, 0, 1)
     batches = training_batches(stream, steps, loader_workers=asked["workers"])
-    return lambda: (len(normalise(batch.images)) for batch in batches)
+    return lambda: (len(normalise(batch.images, channels_last=True)) for batch in batches)
 
 
 def mmseg_epochs(asked: dict[str, Any]) -> Callable[[], Iterator[int]]:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from segcore.distributed import gathered, rank, total, world_size
 from segcore.errors import InputError
+from segcore.measure import is_channels_last
 from segcore.memory import named_shortage
 from segcore.transforms import normalise
 from segcore.types import IGNORE, Batch
@@ -61,6 +62,7 @@ class Updates:
         self.seed, self.micro_batch, self.precision = seed, micro_batch, precision
         self.clip_norm, self.max_skipped = clip_norm, max_skipped
         self.device = next(model.parameters()).device
+        self.channels_last = is_channels_last(model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == torch.float16)
         self.skipped = 0
 
@@ -137,7 +139,8 @@ class Updates:
     def _backward(self, images: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
         low = self.precision != torch.float32
         with torch.autocast(self.device.type, self.precision, enabled=low):
-            prediction = self.model(normalise(images.to(self.device, non_blocking=True)))
+            pixels = images.to(self.device, non_blocking=True)
+            prediction = self.model(normalise(pixels, channels_last=self.channels_last))
             labels = labels.to(self.device, non_blocking=True)
             loss = self.criterion(prediction, labels) / labelled
         # DDP averages; the loss is a sum over workers.

@@ -106,12 +106,12 @@ def measure(
         device=torch.cuda.get_device_name(image.device) if image.is_cuda else "cpu",
         precision=precision,
         threads=torch.get_num_threads(),
-        layout="channels_last" if _is_channels_last(model) else "contiguous",
+        layout="channels_last" if is_channels_last(model) else "contiguous",
         compiled=hasattr(model, "_orig_mod"),  # what torch.compile makes of a module has it
     )
 
 
-def _is_channels_last(model: nn.Module) -> bool:
+def is_channels_last(model: nn.Module) -> bool:
     """Whether some weight says so; one of size 1x1 may be both."""
     four = [each for each in model.parameters() if each.ndim == 4]
     last = torch.channels_last

@@ -492,3 +492,12 @@ def test_normalise_by_hand_values():
         assert normalised[1, c, 0, 0].item() == pytest.approx(
             (1 - means[c]) / deviations[c], rel=1e-5
         )
+
+
+def test_normalise_gives_the_same_values_in_either_layout():
+    images = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    for given in (images, images.contiguous()):
+        plain, last = (normalise(given, channels_last=each) for each in (False, True))
+        assert torch.equal(plain, last)
+        assert plain.is_contiguous()
+        assert last.is_contiguous(memory_format=torch.channels_last)
