@@ -180,8 +180,10 @@ def assert_a_struck_worker_changes_nothing(
     with struck(ready, moment, signal.SIGKILL) as pids:
         main_of("train")(PLAIN, ready)
     assert len(pids) == 2
-    assert "failed" in (said := capsys.readouterr().out)
-    assert "starting again" in said
+    said = capsys.readouterr().out
+    # a worker that dies before its group stands is replaced by Ray, which says so
+    replaced = moment == "before the first step" and "A worker died" in said
+    assert replaced or ("failed" in said and "starting again" in said)
     is_the_same(ready, finished)
 
 
