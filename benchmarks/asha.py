@@ -1,8 +1,8 @@
 """Early stopping against none: eight trials on ``shapes``, several seeds.
 
 All trials are trained to their end once. What asynchronous successive halving would have done is
-decided over their curves by the code that decides in a search: a trial that is stopped has trained
-bit for bit like one that is not, up to there. Curves are kept in ``work/``, so that a measurement
+decided over their curves by the code that decides in a search: a trial that waits and goes on has
+trained bit for bit like one that never waited. Curves are kept in ``work/``, so that a measurement
 that is cut off goes on with the next trial.
 """
 
@@ -24,7 +24,7 @@ from segcore.tables import DatasetTable
 
 TRIALS = 8
 EVALUATIONS = 8
-"""Of a trial; the first of them is the first rung."""
+"""Of a trial; the second of them is the first rung."""
 CURVES = ROOT / "work/asha-curves"
 ROW = {
     "method": "fcn",
@@ -61,7 +61,7 @@ Curve = list[tuple[int, float]]
 
 def search_of(algorithm: str, steps: int) -> Search:
     every = steps // EVALUATIONS
-    length = {"steps": steps, "evaluate_every": every, "grace": every}
+    length = {"steps": steps, "evaluate_every": every, "grace": 2 * every}
     return Search.model_validate(SEARCH | length | {"algorithm": algorithm})
 
 
@@ -91,9 +91,10 @@ def halved(seed: int, curves: Sequence[Curve], steps: int, scratch: Path) -> tup
     search = search_of("asha", steps)
     course = Course(search, seed, scratch, {"CPU": 1.0}, 1, lambda event: None)
     while proposal := course.next():
+        before = course.steps.get(proposal.number, 0)
         for step, miou in curves[proposal.number]:
-            if course.reported(proposal.number, {"step": step, "miou": miou, "seconds": 0.0}):
-                break
+            if before < step <= proposal.until:
+                course.reported(proposal.number, {"step": step, "miou": miou, "seconds": 0.0})
         course.ended(proposal.number)
     assert course.best is not None
     return sum(course.steps.values()), course.scores[course.best]

@@ -62,7 +62,7 @@ class Ledger:
 
     def _note(self, event: Entry) -> None:
         trial = note(self.trials, event)
-        if event["event"] == "ended":
+        if "status" in event:
             said = f"mIoU {trial['miou'] or 0:.3f} ({trial['status']})"
             self.bar.advance(trial["status"] in STATUSES, said)
 

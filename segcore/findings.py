@@ -23,7 +23,7 @@ def note(trials: dict[int, Trial], event: dict[str, Any]) -> Trial:
             trial["history"].append([event["step"], event["miou"]])
             trial |= {"steps": event["step"], "miou": max(event["miou"], trial["miou"] or 0.0)}
             trial |= {name: event[name] for name in event.keys() & {"latency_ms"}}
-        case "ended":
+        case "ended" | "dropped":
             trial |= {name: event[name] for name in event.keys() & {"status", "error"}}
     return trial
 

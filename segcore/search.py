@@ -73,7 +73,7 @@ class Search(Table):
 
     space: Annotated[dict[str, Space], MinLen(1)]
     algorithm: Literal["asha", "tpe", "random", "grid", "pbt"] = "asha"
-    """``asha``: values by Optuna's TPE, the worse trials stopped early; ``tpe``, ``random``,
+    """``asha``: values by Optuna's TPE, the better trials trained further; ``tpe``, ``random``,
     ``grid``: every trial runs to its end; ``pbt``: all trials are one population, whose worst
     go on from checkpoints of the best with values near theirs."""
     trials: Positive | None = None
@@ -85,11 +85,12 @@ class Search(Table):
     """The same, of all CPU cores that trials hold."""
     gpu_hours: Hours | None = None
     steps: Positive
-    """The steps of a trial that is never stopped."""
+    """The steps of a trial that trains to its end."""
     evaluate_every: Positive
     grace: Positive
-    """Steps before a trial may be stopped; in a population, between two changes."""
+    """Steps of every trial before the best go on; in a population, between two changes."""
     reduction: Annotated[int, Gt(1)] = 2
+    """The best 1/``reduction`` go on, to as many times the steps."""
     concurrent: Positive | None = None
     """Trials side by side, as many as the cluster holds unless given. With more than one a search
     cannot be repeated exactly."""

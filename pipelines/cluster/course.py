@@ -10,6 +10,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from pipelines.cluster.halving import Halving
 from pipelines.cluster.population import Population
 from pipelines.cluster.proposing import Proposal, Sampled, Strategy
 from segcore.errors import InputError
@@ -19,9 +20,11 @@ from segcore.tables import Options
 Event = dict[str, Any]
 """``event``, ``trial`` and: of "started" its ``values``; of "reported" the ``step``, ``miou``,
 ``seconds`` since the last and so on; of "ended" the ``status`` (finished, stopped, paused, failed)
-and the ``error``."""
+and the ``error``; of "dropped", which a paused trial is when the search is over, its ``status``
+(stopped)."""
 
 FIGURES = "step", "miou", "latency_ms", "seconds"
+STRATEGIES: dict[str, Callable[[Search, int], Strategy]] = {"asha": Halving, "pbt": Population}
 
 
 class Course:
@@ -38,8 +41,7 @@ class Course:
     ) -> None:
         self.search, self.folder, self.hold = search, folder, hold
         self.concurrent, self.listener = concurrent, listener
-        kind = Population if search.algorithm == "pbt" else Sampled
-        self.strategy: Strategy = kind(search, seed)
+        self.strategy: Strategy = STRATEGIES.get(search.algorithm, Sampled)(search, seed)
         self.running = dict[int, Proposal]()
         self.left = list[Proposal]()
         """Trials that were running when the search was cut off."""
@@ -47,6 +49,7 @@ class Course:
         self.values = dict[int, Options]()
         self.scores = dict[int, float]()
         self.best: int | None = None
+        self.paused = set[int]()
         self.failed = dict[int, str]()
         self.over = set[int]()
         """Running trials that were told to stop."""
@@ -60,7 +63,7 @@ class Course:
         """Takes a search up again. Raises InputError where these cannot be its events."""
         for event in past:
             if event["event"] == "started":
-                proposal = self.strategy.propose()
+                proposal = self.strategy.again(event["trial"])
                 if proposal is None or proposal.values != event["values"]:
                     raise InputError(
                         f"{self.folder} holds a search of which this one is no continuation (other "
@@ -75,6 +78,7 @@ class Course:
                 self.ended(number)
             else:
                 self.left.append(proposal)
+        self._drop()
 
     @property
     def budget_is_spent(self) -> bool:
@@ -133,20 +137,21 @@ class Course:
         else:
             paused = step >= self.running[number].until
             outcome = {"status": "paused" if paused else "stopped"}
-        former = self.best
         self._tell("ended", number, outcome)
-        if self.search.algorithm != "pbt":  # there, others go on from them
-            self._drop_checkpoints(former, number)
+        self._drop()
 
     def place(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:03d}"
 
-    def _drop_checkpoints(self, *numbers: int | None) -> None:
-        """Only those of the best trial stay."""
-        for number in numbers:
-            if number is not None and number != self.best:
-                for checkpoint in self.place(number).glob("step-*"):
-                    rmtree(checkpoint, ignore_errors=True)  # its workers may still write
+    def _drop(self) -> None:
+        """Of what nobody goes on with, only the checkpoints of the best trial stay."""
+        needed = () if self.is_over else self.strategy.needed
+        for number in self.steps.keys() - self.running.keys() - set(needed) - {self.best}:
+            for checkpoint in self.place(number).glob("step-*"):
+                rmtree(checkpoint, ignore_errors=True)  # its workers may still write
+        if self.is_over:
+            for number in sorted(self.paused):
+                self._tell("dropped", number, {"status": "stopped"})
 
     def _tell(self, kind: str, number: int, what: dict[str, Any]) -> None:
         event = {"event": kind, "trial": number, **what}
@@ -158,12 +163,13 @@ class Course:
         match event["event"]:
             case "started":
                 self.values[number] = event["values"]
+                self.paused.discard(number)
             case "reported":
                 self.steps[number] = event["step"]
                 self.scores[number] = max(event["miou"], self.scores.get(number, 0.0))
                 self._spend(event)
-                stops = self.strategy.stops(number, event["step"], event)
-                if stops or self.budget_is_spent:
+                self.strategy.reported(number, event["step"], event)
+                if self.budget_is_spent:
                     self.over.add(number)
             case "ended":
                 del self.running[number]
@@ -173,6 +179,10 @@ class Course:
                 scored = -1.0 if self.best is None else self.scores[self.best]
                 if not failed and self.scores[number] > scored:
                     self.best = number
+                if event["status"] == "paused":
+                    self.paused.add(number)
+            case "dropped":
+                self.paused.discard(number)
 
     def _spend(self, event: Event) -> None:
         hours = event["seconds"] / 3600

@@ -24,7 +24,7 @@ class Population:
 
     def __init__(self, search: Search, seed: int) -> None:
         self.search, self.seed = search, seed
-        self.members = range(search.most_trials)
+        self.members = self.needed = range(search.most_trials)
         self.round = 0
         self.values = dict[int, Options]()
         self.scores = dict[int, float]()
@@ -44,9 +44,11 @@ class Population:
         self.training.add(proposal.number)
         return proposal
 
-    def stops(self, number: int, step: int, figures: Figures) -> bool:
+    def again(self, number: int) -> Proposal | None:
+        return self.propose()
+
+    def reported(self, number: int, step: int, figures: Figures) -> None:
         self.scores[number] = figures["miou"]
-        return False
 
     def ended(self, number: int, failed: bool) -> None:
         self.training.discard(number)

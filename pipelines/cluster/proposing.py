@@ -1,23 +1,19 @@
-"""What a search tries next, and which trial it stops: decisions over what trials reported.
+"""What a search tries next: decisions over what trials reported.
 
 The same calls in the same order make the same decisions. So a search that was killed goes on
 exactly where it was by telling its ledger to a new strategy.
 """
 
-from collections.abc import Mapping
-from types import SimpleNamespace
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import optuna
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.study import StudyDirection
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from segcore.search import Choice, Drawn, Int, LogUniform, Search, grid
 from segcore.tables import Options
 
-NOBODY: Any = None
-"""In the place of Ray Tune's controller, of which ASHA asks nothing."""
 Figures = Mapping[str, float]
 """What a trial reports of itself: ``miou``, and ``latency_ms`` where it is measured."""
 
@@ -42,11 +38,18 @@ class Strategy(Protocol):
         """Whether nothing more will be proposed."""
         ...
 
-    def stops(self, number: int, step: int, figures: Figures) -> bool:
-        """Whether a trial ends here."""
+    def again(self, number: int) -> Proposal | None:
+        """What ``propose`` answered before a search was cut off: trial ``number``."""
         ...
 
+    def reported(self, number: int, step: int, figures: Figures) -> None: ...
+
     def ended(self, number: int, failed: bool) -> None: ...
+
+    @property
+    def needed(self) -> Collection[int]:
+        """Trials that are over for now, from whose checkpoints one may go on."""
+        ...
 
     def importance(self) -> dict[str, float]:
         """The share of each key in what made trials good; empty where there are too few."""
@@ -54,8 +57,9 @@ class Strategy(Protocol):
 
 
 class Sampled:
-    """Trials that do not build on one another: values by Optuna's samplers, and for ``asha`` the
-    worse ones stopped early (asynchronous successive halving, Li et al., arXiv:1810.05934)."""
+    """Trials that all run to their end, with values by Optuna's samplers."""
+
+    needed = ()
 
     def __init__(self, search: Search, seed: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -68,7 +72,6 @@ class Sampled:
         self.grid = grid(search.space)
         self.trials = list[optuna.Trial]()
         self.last = dict[int, Figures]()
-        self.halving = _halving(search) if search.algorithm == "asha" else None
 
     @property
     def exhausted(self) -> bool:
@@ -82,24 +85,19 @@ class Sampled:
             self.study.enqueue_trial(_coded(next(self.grid), self.search))
         trial = self.study.ask()
         self.trials.append(trial)
-        if self.halving:
-            self.halving.on_trial_add(NOBODY, _named(number))
         return Proposal(number, _draw(trial, self.search), self.search.steps)
 
-    def stops(self, number: int, step: int, figures: Figures) -> bool:
-        self.last[number] = {"step": step, **figures}
-        if self.halving is None:
-            return False
-        decision = self.halving.on_trial_result(NOBODY, _named(number), dict(self.last[number]))
-        return decision == TrialScheduler.STOP
+    def again(self, number: int) -> Proposal | None:
+        return self.propose()
+
+    def reported(self, number: int, step: int, figures: Figures) -> None:
+        self.last[number] = figures
 
     def ended(self, number: int, failed: bool) -> None:
         last = self.last.get(number)
         if failed or last is None:
             self.study.tell(self.trials[number], state=optuna.trial.TrialState.FAIL)
             return
-        if self.halving:
-            self.halving.on_trial_complete(NOBODY, _named(number), dict(last))
         objectives = [last["miou"], last["latency_ms"]] if self.search.latency else [last["miou"]]
         self.study.tell(self.trials[number], objectives)
 
@@ -109,22 +107,6 @@ class Sampled:
             return {}
         found = optuna.importance.get_param_importances(self.study)
         return {key: round(found[key], 6) for key in self.search.space if key in found}
-
-
-def _halving(search: Search) -> ASHAScheduler:
-    return ASHAScheduler(
-        time_attr="step",
-        metric="miou",
-        mode="max",
-        max_t=search.steps + 1,  # a trial that reaches max_t counts as stopped
-        grace_period=search.grace,
-        reduction_factor=search.reduction,
-    )
-
-
-def _named(number: int) -> Any:
-    """All that ASHA asks of a trial."""
-    return SimpleNamespace(trial_id=str(number))
 
 
 def _draw(trial: optuna.Trial, search: Search) -> Options:

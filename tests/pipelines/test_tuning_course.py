@@ -86,6 +86,11 @@ def bare(events: list[Any]) -> list[Any]:
     return [{k: v for k, v in event.items() if k != "elapsed"} for event in events]
 
 
+def ends_of(events: list[Any]) -> dict[int, Any]:
+    """Of each trial the last thing that was said of its status."""
+    return {event["trial"]: event for event in events if "status" in event}
+
+
 # --- going on ------------------------------------------------------------------------------------
 
 
@@ -107,7 +112,7 @@ def test_a_search_that_is_cut_off_anywhere_goes_on_to_the_same_end(
     settings, whole = search(**changes), list[Any]()
     drive(course_of(settings, tmp_path, whole, concurrent))
     known = bare(whole)
-    assert known[-1]["event"] == "ended"
+    assert {end["status"] for end in ends_of(known).values()} <= {"finished", "stopped"}
     for cut in {1, 2, 3, len(whole) // 3, len(whole) // 2, len(whole) - 2, len(whole) - 1}:
         events = whole[:cut]
         course = course_of(settings, tmp_path, events, concurrent)
@@ -142,12 +147,26 @@ def test_a_ledger_of_another_search_is_refused(tmp_path: Path):
 
 def test_more_trials_may_be_asked_for_later(tmp_path: Path):
     short, long = list[Any](), list[Any]()
-    drive(course_of(search(trials=3), tmp_path, short))
-    drive(course_of(search(trials=7), tmp_path, long))
-    course = course_of(search(trials=7), tmp_path, short)
+    drive(course_of(search(trials=3, algorithm="random"), tmp_path, short))
+    drive(course_of(search(trials=7, algorithm="random"), tmp_path, long))
+    course = course_of(search(trials=7, algorithm="random"), tmp_path, short)
     course.replay(list(short))
     drive(course)
     assert bare(short) == bare(long)
+
+
+def test_more_trials_than_have_been_halved_may_be_asked_for(tmp_path: Path):
+    """A trial had gone on before others were asked for: it keeps what it won."""
+    events = list[Any]()
+    drive(course_of(search(trials=4), tmp_path, events), budget=6)
+    assert events[-1]["trial"] in [event["trial"] for event in events[:-2]], "one has gone on"
+    course = course_of(search(trials=9), tmp_path, events)
+    course.replay(list(events))
+    drive(course)
+    names = [(e["trial"], e["step"]) for e in events if e["event"] == "reported"]
+    assert len(names) == len(set(names))
+    assert sorted(ends_of(events)) == list(range(9))
+    assert {end["status"] for end in ends_of(events).values()} == {"finished", "stopped"}
 
 
 # --- what is proposed, and what is stopped --------------------------------------------------------
@@ -171,31 +190,67 @@ def test_values_are_those_of_rays_own_wrapper_of_optuna():
         expected["crop"] = [[32, 32], [48, 48]][expected["crop"]]
         assert proposal == Proposal(number, expected, 16)
         miou = score(proposal.values, 16)
-        ours.stops(number, 16, {"miou": miou})
+        ours.reported(number, 16, {"miou": miou})
         ours.ended(number, failed=False)
         theirs.on_trial_complete(str(number), {"miou": miou})
     assert ours.propose() is None
 
 
-def test_halving_stops_below_the_better_half_of_those_before_at_each_rung(tmp_path: Path):
-    """Rungs at 2, 4, 8 and 16 steps; a trial must reach the median of those that came by."""
-    events = list[Any]()
-    drive(course_of(search(trials=12), tmp_path, events))
-    rungs: dict[int, list[float]] = {2: [], 4: [], 8: [], 16: []}
-    stopped = dict[int, int]()
+def test_the_better_half_goes_on_at_every_rung(tmp_path: Path):
+    """Twelve trials, rungs at 2, 4, 8 and 16 steps, against halving written as a loop."""
+    events, settings = list[Any](), search(trials=12)
+    drive(course_of(settings, tmp_path, events))
+    curves = dict[int, dict[int, float]]()
     for event in events:
-        if event["event"] == "reported" and event["step"] in rungs:
-            seen = rungs[event["step"]]
-            if seen and event["miou"] < np.percentile(seen, 50):
-                stopped[event["trial"]] = event["step"]
-            seen.append(event["miou"])
-    ends = {event["trial"]: event for event in events if event["event"] == "ended"}
-    steps = {e["trial"]: e["step"] for e in events if e["event"] == "reported"}
-    assert {n for n in ends if ends[n]["status"] == "stopped"} == {
-        n for n, step in stopped.items() if step < 16
+        if event["event"] == "reported":
+            curves.setdefault(event["trial"], {})[event["step"]] = event["miou"]
+    alive, reached = list(range(12)), dict[int, int]()
+    for rung in (2, 4, 8, 16):
+        reached |= dict.fromkeys(alive, rung)
+        best = {n: max(miou for step, miou in curves[n].items() if step <= rung) for n in alive}
+        alive = sorted(alive, key=lambda number: -best[number])[: len(alive) // 2]
+    assert {number: max(curve) for number, curve in curves.items()} == reached
+    assert sorted(reached.values()) == [2] * 6 + [4] * 3 + [8] * 2 + [16]
+    assert {n: end["status"] for n, end in ends_of(events).items()} == {
+        number: "finished" if step == 16 else "stopped" for number, step in reached.items()
     }
-    assert all(steps[number] == step for number, step in stopped.items())
-    assert 3 < len(stopped) < 12
+    optuna = [event["trial"] for event in events if event["event"] == "started"]
+    assert optuna[:12] == list(range(12)), "new ones come first"
+
+
+def test_where_hours_end_a_search_trials_go_on_as_soon_as_they_can(tmp_path: Path):
+    """The second trial makes one of two the better half: it goes on before a third one starts."""
+    events = list[Any]()
+    drive(course_of(search(hours=1000.0, trials=4), tmp_path, events))
+    started = [event["trial"] for event in events if event["event"] == "started"]
+    scores = {e["trial"]: e["miou"] for e in events if e["event"] == "reported" and e["step"] == 2}
+    assert started[:3] == [0, 1, max((0, 1), key=lambda number: scores[number])]
+    assert sorted(set(started)) == [0, 1, 2, 3]
+    assert any(end["status"] == "finished" for end in ends_of(events).values())
+
+
+@pytest.mark.parametrize(("trials", "finished"), [(1, 1), (2, 1), (3, 1), (40, 5)])
+def test_halving_finishes_one_trial_at_least(trials: int, finished: int, tmp_path: Path):
+    events = list[Any]()
+    drive(course_of(search(trials=trials), tmp_path, events))
+    statuses = [end["status"] for end in ends_of(events).values()]
+    assert statuses.count("finished") == finished
+    assert statuses.count("stopped") == trials - finished
+
+
+def test_another_goes_on_for_one_that_fails(tmp_path: Path):
+    """The two best of four diverge when they are to go on: the next two take their places."""
+    tried = list[float]()
+
+    def fails(values: dict[str, Any], step: int) -> bool:
+        tried.extend([values["learning_rate"]] if step == 2 else [])
+        best = sorted(tried, key=lambda rate: -score({"learning_rate": rate}, 2))[:2]
+        return step > 2 and values["learning_rate"] in best
+
+    events = list[Any]()
+    drive(course_of(search(trials=4), tmp_path, events), fails=fails)
+    statuses = sorted(end["status"] for end in ends_of(events).values())
+    assert statuses == ["failed", "failed", "finished", "stopped"]
 
 
 def test_a_conditional_key_exists_only_where_its_parent_has_the_value():
@@ -216,7 +271,7 @@ def test_a_conditional_key_exists_only_where_its_parent_has_the_value():
         assert ("power" in values) == (sgd and values["schedule"] == "poly")
         assert [key for key in space if key in values] == list(values)
         kinds.add(tuple(values))
-        strategy.stops(number, 16, {"miou": 0.9 if sgd else 0.1 + number / 1e3})
+        strategy.reported(number, 16, {"miou": 0.9 if sgd else 0.1 + number / 1e3})
         strategy.ended(number, failed=False)
     assert len(kinds) == 3
     shares = strategy.importance()
@@ -310,9 +365,10 @@ def test_a_budget_ends_the_search(budget: dict[str, Any], reports: int | None, t
 
 def test_the_clock_of_earlier_processes_counts(tmp_path: Path):
     events = list[Any]()
-    drive(course_of(search(hours=1.0), tmp_path, events), budget=3)
+    settings = search(hours=1.0, algorithm="random")
+    drive(course_of(settings, tmp_path, events), budget=3)
     events[-1]["elapsed"] = 3000.0
-    course = course_of(search(hours=1.0), tmp_path, events)
+    course = course_of(settings, tmp_path, events)
     course.replay(list(events))
     assert not course.budget_is_spent
     assert course.earlier == 3000.0
@@ -323,15 +379,21 @@ def test_the_clock_of_earlier_processes_counts(tmp_path: Path):
     assert events[-2]["elapsed"] >= 3700
 
 
-def test_only_the_best_trials_checkpoints_stay(tmp_path: Path):
-    course = course_of(search(trials=6), tmp_path, [])
+@pytest.mark.parametrize("concurrent", [1, 3])
+def test_checkpoints_stay_while_one_may_go_on_from_them(concurrent: int, tmp_path: Path):
+    course, kept = course_of(search(trials=8), tmp_path, [], concurrent), list[int]()
 
     def curve(values: dict[str, Any], step: int) -> float:
-        for number in course.running:
-            (course.place(number) / f"step-{step:07d}").mkdir(parents=True, exist_ok=True)
+        number = next(n for n, known in course.values.items() if known == values)
+        place = course.place(number)
+        if step > 2:
+            assert (place / f"step-{step - 2:07d}").exists()
+        (place / f"step-{step:07d}").mkdir(parents=True)
+        kept.append(sum(any(p.glob("step-*")) for p in tmp_path.glob("trials/*")))
         return score(values, step)
 
     drive(course, curve=curve)
+    assert max(kept) <= 4 + concurrent, "the better half, and those that train"
     best = max(course.scores, key=lambda number: course.scores[number])
     assert {path.parent for path in tmp_path.glob("trials/*/step-*")} == {course.place(best)}
 
@@ -379,7 +441,7 @@ def test_a_moved_value_is_a_fifth_less_a_quarter_more_or_new():
     before = dict[int, float]()
     while proposal := population.propose():
         before[proposal.number] = proposal.values["learning_rate"]
-        population.stops(proposal.number, 2, {"miou": proposal.number / 40})
+        population.reported(proposal.number, 2, {"miou": proposal.number / 40})
         population.ended(proposal.number, failed=False)
         if len(before) == 40:
             break
