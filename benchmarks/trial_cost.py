@@ -16,7 +16,8 @@ from typing import Any
 from benchmarks.asha import ROW, SEARCH, prepared
 from benchmarks.process import ROOT
 from benchmarks.tables import figure, machine, table, write
-from pipelines import cluster
+from pipelines.cluster.connection import cluster
+from pipelines.cluster.searching import search_row
 from pipelines.progress import progress
 from pipelines.stage import QUIET
 from pipelines.studies import studied
@@ -44,7 +45,7 @@ def measured(trials: int, steps: int, every: int) -> tuple[float, list[float], l
     with tempfile.TemporaryDirectory() as place, progress("trial cost", trials, "trials") as bar:
         scratch = Path(place)
         shards = prepared(scratch)
-        with cluster.cluster(run):
+        with cluster(run):
             store = open_store(scratch)
             with studied(store, "cost", "cost", run, Manifest.read(shards), scratch) as study:
                 ledger = study.ledger(scratch, "trial", bar)
@@ -56,7 +57,7 @@ def measured(trials: int, steps: int, every: int) -> tuple[float, list[float], l
 
                 begun = time.perf_counter()
                 values = as_trial(run.model_dump(mode="json"), search, {})
-                cluster.search_row(values, run, shards, scratch, [], heard)
+                search_row(values, run, shards, scratch, [], heard)
         loops = [_loop(scratch / f"trials/{number:03d}") for number in range(trials)]
     spans = [end - start for start, end in zip([begun, *ends], ends, strict=False)]
     costs = [span - loop for span, loop in zip(spans, loops, strict=True)]

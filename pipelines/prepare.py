@@ -57,7 +57,7 @@ def main(key: str, project: Project) -> None:
 def where_to_work() -> Mapper:
     if not os.environ.get("RAY_ADDRESS"):
         return in_processes
-    from pipelines.cluster import on_cluster  # not above: one machine needs no ray
+    from pipelines.cluster.preparing import on_cluster  # not above: one machine needs no ray
 
     return on_cluster
 

@@ -8,7 +8,8 @@ What measures speed comes last, when nothing else runs.
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from pipelines import cluster
+from pipelines.cluster.connection import lent
+from pipelines.cluster.requirements import needs
 from pipelines.project import Project
 from pipelines.repro import Repro
 from pipelines.turns import Row, in_turn, side_by_side
@@ -29,9 +30,9 @@ def run_rows(project: Project, names: Sequence[str], jobs: int) -> None:
     # once, since two processes cannot write the same data
     if in_turn(["data"], lambda name: Repro(name, project.root, data, os.environ)):
         raise InputError(f"{' '.join(data)} failed; why stands above")
-    with cluster.lent(jobs) as (environment, has):
+    with lent(jobs) as (environment, has):
         rows = [
-            Row(name, cluster.needs(run, jobs), frozenset(filter(None, (run.init, run.weights_of))))
+            Row(name, needs(run, jobs), frozenset(filter(None, (run.init, run.weights_of))))
             for name, run in runs.items()
         ]
         side = [verb for verb in verbs if verb != ALONE]

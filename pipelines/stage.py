@@ -5,6 +5,7 @@ Exit status 0: done; 2: something a person gave cannot be used, said in one mess
 """
 
 import argparse
+import atexit
 import fcntl
 import os
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from pipelines.guard import guard
 from pipelines.orphan import end_with_dvc
@@ -42,6 +44,16 @@ def run_stage(main: Callable[[str, Project], None], *, keyed: bool = True) -> No
     project = Project(Path.cwd(), arguments.params)
     key = arguments.key if keyed else ""
     run_safely(lambda: _alone(main, verb, key, project))
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """Ends the process without taking its modules apart first, which torch's and MLflow's need a
+    second and a half for."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def run_safely(action: Callable[[], None]) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 from shutil import rmtree
 
 import segcore
-from pipelines import cluster
+from pipelines.cluster.connection import cluster
+from pipelines.cluster.training import train_row
+from pipelines.cluster.watchdog import written_stacks
 from pipelines.lineage import lineage
 from pipelines.project import Project
 from pipelines.publish import shards_for_workers
@@ -64,20 +66,20 @@ def _train(
     run: Run, key: str, shards: str, name: str, project: Project, store: Store, run_id: str
 ) -> Checkpoint:
     with ExitStack() as stack:
-        stack.enter_context(cluster.cluster(run))
+        stack.enter_context(cluster(run))
         stack.enter_context(store.system_metrics(run_id))
         journal = project.work / name / METRICS
         mirror = stack.enter_context(watched(key, run, journal, store, run_id))
         stack.callback(_keep_stacks, project.work / name, store, run_id)
         initial = project.run(run.init) if run.init else None
-        checkpoint = cluster.train_row(run, shards, name, project.work, initial)
+        checkpoint = train_row(run, shards, name, project.work, initial)
     store.await_back()  # no worker waits for that, and nothing is written yet
     store.insist(mirror.close())
     return Checkpoint.read(checkpoint)
 
 
 def _keep_stacks(folder: Path, store: Store, run_id: str) -> None:
-    for path in cluster.written_stacks(folder):
+    for path in written_stacks(folder):
         store.log_file(run_id, path, "stacks")
 
 

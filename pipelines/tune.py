@@ -38,7 +38,7 @@ def main(key: str, project: Project) -> None:
 
 def _search(key: str, run: Run, search: Search, project: Project) -> dict[str, Any]:
     # not above: a row without a search needs neither torch nor ray
-    from pipelines import cluster
+    from pipelines.cluster.connection import cluster
     from pipelines.publish import shards_for_workers
     from pipelines.studies import studied
     from pipelines.tracking import open_store
@@ -55,7 +55,7 @@ def _search(key: str, run: Run, search: Search, project: Project) -> dict[str, A
     known = [run.recipe_fingerprint(), search.model_dump(mode="json", exclude=BUDGET), timed_on]
     name = f"tune-{key}-{hash_of([*known, manifest.data_hash, code_hash()])}"
     with ExitStack() as engines:
-        engines.enter_context(cluster.cluster(trial, search.concurrent or 1))
+        engines.enter_context(cluster(trial, search.concurrent or 1))
         with studied(open_store(project.root), name, key, run, manifest, project.root) as study:
             result = _result(study, search, shards, project.work / name)
             engines.close()  # they are not held while a store is waited for
@@ -85,14 +85,14 @@ def _tried(
     best: Options | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The trials of a search around ``best``, and how important each key was."""
-    from pipelines import cluster
+    from pipelines.cluster.searching import search_row
     from pipelines.progress import progress
 
     run = study.run.model_copy(update={"workers": search.workers, "search": search})
     values = as_trial(run.model_dump(mode="json"), search, best or {})
     with progress(f"tune {study.key}", search.most_trials, f"{kind}s") as bar:
         ledger = study.ledger(folder, kind, bar)
-        importance = cluster.search_row(values, run, shards, folder, ledger.past, ledger.heard)
+        importance = search_row(values, run, shards, folder, ledger.past, ledger.heard)
     return list(ledger.trials.values()), importance
 
 

@@ -1,18 +1,26 @@
-"""Ray: workers that train a row, trials that search, tasks that prepare; imported here alone."""
+"""Ray: workers that train a row, trials that search, tasks that prepare; imported here alone.
 
-from pipelines.cluster.connection import cluster, lent
-from pipelines.cluster.preparing import on_cluster
-from pipelines.cluster.requirements import needs
-from pipelines.cluster.searching import search_row
-from pipelines.cluster.training import train_row
-from pipelines.cluster.watchdog import written_stacks
+Each process of a cluster imports only the module that it needs: there are three of them one after
+the other before a training takes its first step.
+"""
 
-__all__ = [
-    "cluster",
-    "lent",
-    "needs",
-    "on_cluster",
-    "search_row",
-    "train_row",
-    "written_stacks",
-]
+import os
+
+from pipelines.cluster.watchdog import STALL_SECONDS
+from pipelines.processes import is_this_machine
+
+# Ray reads these while it is imported, here and in the processes that it starts. Its own values
+# cost two seconds per report, and wait a minute for the workers of a node that has died and half
+# a minute for one that cannot answer any more.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", f"{STALL_SECONDS:.0f}")
+os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "3")
+# Named for the systems where 0 is the default: a cluster of this machine alone then listens on
+# loopback only, and who joins it must say the same. Otherwise Ray takes an address of loopback
+# for this machine's public one.
+os.environ.setdefault(
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+    "0" if is_this_machine(os.environ.get("RAY_ADDRESS")) else "1",
+)

@@ -14,10 +14,11 @@ from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import Tensor
 
-from pipelines.cluster.failures import Failures, last_line, told
+from pipelines.cluster.failures import Failures, last_line
 from pipelines.cluster.probes import check_places
 from pipelines.cluster.recording import REFUSAL, forget, newest, noted, noting, recorded
 from pipelines.cluster.requirements import on_gpus, resources
+from pipelines.cluster.telling import told
 from pipelines.cluster.watchdog import STALL_SECONDS, written_stacks
 from segcore.errors import InputError
 from segcore.initial import initial_weights

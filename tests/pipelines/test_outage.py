@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipelines import cluster
+from pipelines import train as train_stage
+from pipelines.cluster import searching
 from pipelines.project import Project
 from pipelines.tracking import connection, open_store
 from segcore.errors import InputError
@@ -106,20 +107,20 @@ def is_all_found(project: Project, server: Server) -> None:
 @pytest.fixture
 def lost_when_trained(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server dies when the workers have ended."""
-    train = cluster.train_row
+    train = train_stage.train_row
 
     def train_then_lose(*arguments: Any) -> Path:
         checkpoint = train(*arguments)
         server.kill()
         return checkpoint
 
-    monkeypatch.setattr(cluster, "train_row", train_then_lose)
+    monkeypatch.setattr(train_stage, "train_row", train_then_lose)
 
 
 @pytest.fixture
 def lost_while_searched(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server dies before it hears that the first trial has ended."""
-    search = cluster.search_row
+    search = searching.search_row
 
     def search_and_lose(*arguments: Any) -> dict[str, float]:
         *others, heard = arguments
@@ -131,7 +132,7 @@ def lost_while_searched(server: Server, monkeypatch: pytest.MonkeyPatch) -> None
 
         return search(*others, lose_then_hear)
 
-    monkeypatch.setattr(cluster, "search_row", search_and_lose)
+    monkeypatch.setattr(searching, "search_row", search_and_lose)
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_what_a_task_refuses_is_told_without_its_traceback(joined: Project):
     work = joined.work / "in the way"
     work.parent.mkdir()
     work.write_text("")
-    from pipelines.cluster import on_cluster
+    from pipelines.cluster.preparing import on_cluster
     from segcore.preparation import prepare
 
     dataset, table = joined.dataset("tiny")

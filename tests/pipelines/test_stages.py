@@ -171,7 +171,7 @@ def test_trials_need_one_worker_each_however_many_the_row_trains_on(
         asked.append(run)
         return {}
 
-    monkeypatch.setattr("pipelines.cluster.search_row", search_row)
+    monkeypatch.setattr("pipelines.cluster.searching.search_row", search_row)
     run = project.row(SEARCHED)
     assert run.search
     with pytest.raises(InputError, match="all 0 trials failed"):  # none was started
