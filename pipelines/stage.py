@@ -6,18 +6,17 @@ Exit status 0: done; 2: something a person gave cannot be used, said in one mess
 
 import argparse
 import atexit
-import fcntl
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from pipelines.guard import guard
+from pipelines.locking import locked
 from pipelines.orphan import end_with_dvc
 from pipelines.project import Project
 from segcore.errors import InputError
@@ -88,25 +87,3 @@ def _alone(main: Callable[[str, Project], None], verb: str, key: str, project: P
     guard(project.root)
     with locked(project.work / "locks" / f"{verb}-{key or 'all'}.lock", f"{verb} {key}".strip()):
         main(key, project)
-
-
-@contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """Holds a lock file. Raises InputError that names the process which holds it already."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("a+")
-    except OSError as error:
-        raise InputError(f"{path} cannot be made ({error.strerror}); allow it") from None
-    with opened as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            message = f"{what} is already running (process {holder}); wait for it, or stop it"
-            raise InputError(message) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
