@@ -14,6 +14,7 @@ from segcore.files import read_yaml, written_whole
 from segcore.params import LINKS, Params, read_params
 from segcore.row import Run
 
+NULL = "tag:yaml.org,2002:null"
 SHORT = 70
 """Characters up to which a table within a row stands on one line."""
 
@@ -27,6 +28,9 @@ def add(zoo: Params, names: list[str], table: Path) -> None:
     there = read_params(table)
     document = YAML()
     document.width = 100
+    document.representer.add_representer(
+        type(None), lambda writer, _: writer.represent_scalar(NULL, "null")
+    )
     content = document.load(table.read_text())
     content.setdefault("rows", {})
     added = list(dict.fromkeys(each for name in names for each in (*_below(zoo, name), name)))

@@ -43,12 +43,13 @@ def run_stage(main: Callable[[str, Project], None], *, keyed: bool = True) -> No
     project = Project(Path.cwd(), arguments.params)
     key = arguments.key if keyed else ""
     run_safely(lambda: _alone(main, verb, key, project))
-    _leave()
+    if main.__module__ == "__main__":
+        _leave()
 
 
 def _leave() -> NoReturn:
-    """Ends the process without taking its modules apart first, which torch's and MLflow's need a
-    second and a half for."""
+    """Ends the process without taking its modules apart first, for which torch's and MLflow's
+    need two seconds."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

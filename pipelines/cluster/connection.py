@@ -62,6 +62,7 @@ def _connect(address: str | None) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env=settings,
+            include_dashboard=None if address else False,  # nobody looks, and it takes seconds
         )
         signal.signal(signal.SIGTERM, ending)  # Ray puts its own there, with another exit status
     except OSError as error:

@@ -60,7 +60,11 @@ class RowReport:
     @property
     def board(self) -> str:
         """What it is compared on: a dataset's classes, or what SegFix tells apart there."""
-        return f"{self.dataset}, moves" if self.config["method"] == "segfix" else self.dataset
+        return (
+            f"{self.dataset}, moves of SegFix"
+            if self.config["method"] == "segfix"
+            else self.dataset
+        )
 
     @property
     def short_name(self) -> str:

@@ -383,6 +383,7 @@ def test_what_a_row_took_over_is_written_out(zoo: Params, table: Path):
     text = table.read_text()
     assert "<<" not in text
     assert "*" not in text
+    assert "    clip_norm: null\n" in text, "and what is unset says so"
     added = read_params(table)
     assert added.rows["ocrnet-wide_resnet38_a1-cityscapes"] == dict(
         zoo.rows["ocrnet-wide_resnet38_a1-cityscapes"]

@@ -50,7 +50,8 @@ function trainingPart(view) {
 function classesPart(view) {
   const {classes, colours, pixels} = view.contents, {a, b} = view;
   const total = Math.max(pixels.reduce((sum, each) => sum + each, 0), 1);
-  const best = classes.map((_, c) => view.rows.filter(row => known(row.iou[c]))
+  const alike = view.rows.filter(row => row.split === a.split && row.protocol === a.protocol);
+  const best = classes.map((_, c) => alike.filter(row => known(row.iou[c]))
     .reduce((one, row) => one && one.iou[c] >= row.iou[c] ? one : row, null));
   const bars = c => el("div", {class: "bars", "aria-hidden": "true"},
     pair(view).map(([kind, row]) => known(row.iou[c]) &&
@@ -66,13 +67,13 @@ function classesPart(view) {
       cell: c => known(a.iou[c]) && known(b.iou[c]) ? signed(a.iou[c] - b.iou[c]) : "–"},
     {name: "accuracy %", number: true, tip: "Share of the class's pixels that A finds",
       value: c => a.accuracy[c], cell: c => percent(a.accuracy[c], 1)},
-    view.rows.length > 1 && {name: "best %", number: true, value: c => best[c]?.iou[c],
+    alike.length > 1 && {name: "best %", number: true, value: c => best[c]?.iou[c],
       cell: c => percent(best[c]?.iou[c], 1)},
-    view.rows.length > 1 && {name: "by", value: c => best[c]?.short ?? ""},
+    alike.length > 1 && {name: "by", value: c => best[c]?.short ?? ""},
   ].filter(Boolean);
   return [
     el("p", {class: "note"}, "Intersection over union of each class. ",
-      view.rows.length > 1 && "The mark on a bar is the best of all rows."),
+      alike.length > 1 && "The mark on a bar is the best of all rows that were measured as A was."),
     scrolled("Classes", table(columns, classes.map((_, c) => c), {class: "classes"}), "tall")];
 }
 
