@@ -182,7 +182,7 @@ def test_moves_have_a_table_of_their_own(tmp_path: Path, names: list[str]) -> No
     assert [line.split(" | ")[1] for line in theirs.splitlines()[2:]] == [moves]
     with (tmp_path / "reports/leaderboard.csv").open(newline="") as file:
         boards = [line["board"] for line in csv.DictReader(file)]
-    assert boards == ["camvid", "shapes", "shapes", "shapes, moves"]
+    assert boards == ["camvid", "shapes", "shapes", "shapes, moves of SegFix"]
     assert entries[3]["gap"] is None  # it is behind nobody
 
 
@@ -311,7 +311,11 @@ def test_rows_of_other_classes_do_not_share_a_board(tmp_path: Path, names: list[
         read_rows(tmp_path, [*names, "ocrnet-resnet18-shapes"])
     write_row(tmp_path, "segfix-resnet18-shapes", dataset="shapes", miou=0.3, classes=5)
     page = Page(written_page(tmp_path, [*names, "segfix-resnet18-shapes"]))
-    assert [each["board"] for each in page.contents] == ["camvid", "shapes", "shapes, moves"]
+    assert [each["board"] for each in page.contents] == [
+        "camvid",
+        "shapes",
+        "shapes, moves of SegFix",
+    ]
 
 
 # --- the page ------------------------------------------------------------------------------------
