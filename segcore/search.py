@@ -126,7 +126,8 @@ class Search(Table):
                 f"latency does not go with {self.algorithm}, which sorts trials out by mIoU alone; "
                 "set algorithm to tpe, random or grid"
             )
-        if self.algorithm == "pbt" and self.grace % self.evaluate_every:
+        evaluated = self.grace % self.evaluate_every == 0 or self.grace == self.steps
+        if self.algorithm in ("asha", "pbt") and not evaluated:
             every = self.evaluate_every
             raise ValueError(f"grace {self.grace} is no multiple of evaluate_every {every}")
         for number, (key, space) in enumerate(self.space.items()):

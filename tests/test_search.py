@@ -45,6 +45,7 @@ def search(**changes: Any) -> Search:
         ({"seeds": 1}, "give at least 2"),
         ({"grace": 50}, "grace 50 is more than the 40 steps"),
         ({"algorithm": "pbt", "grace": 15}, "grace 15 is no multiple of evaluate_every 10"),
+        ({"grace": 15}, "grace 15 is no multiple of evaluate_every 10"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], message: str):

@@ -119,7 +119,9 @@ class Course:
         if "failed" in figures:
             self.failed[number] = figures["failed"]
             return True
-        if figures["step"] > self.steps.get(number, 0):
+        # Ray repeats its own figures, without a step, of a trial that ends without a report: one
+        # that was to go on though its patience was at its end.
+        if figures.get("step", 0) > self.steps.get(number, 0):
             known = {name: figures[name] for name in FIGURES if name in figures}
             elapsed = self.earlier + time.monotonic() - self.begun
             self._tell("reported", number, {**known, "elapsed": round(elapsed, 1)})
@@ -176,9 +178,10 @@ class Course:
                 self.over.discard(number)
                 failed = event["status"] == "failed"
                 self.strategy.ended(number, failed)
-                scored = -1.0 if self.best is None else self.scores[self.best]
-                if not failed and self.scores[number] > scored:
-                    self.best = number
+                if failed:
+                    self.scores.pop(number, None)
+                ended = self.scores.keys() - self.running.keys()
+                self.best = max(ended, key=lambda n: (self.scores[n], -n), default=None)
                 if event["status"] == "paused":
                     self.paused.add(number)
             case "dropped":

@@ -30,6 +30,8 @@ class Halving:
         self.best = dict[int, float]()
         self.step = dict[int, int]()
         self.training = set[int]()
+        self.through = set[int]()
+        """Ended between two rungs, by their own patience or the budget: these train no further."""
 
     @property
     def exhausted(self) -> bool:
@@ -56,17 +58,15 @@ class Halving:
         if failed:
             for scores in self.scores:
                 scores.pop(number, None)
-        elif self.step[number] >= self.rungs[rung]:  # else the budget has ended it
-            self.scores[rung][number] = self.best[number]
+            return
+        self.scores[rung][number] = self.best[number]
+        if self.step[number] < self.rungs[rung]:
+            self.through.add(number)
 
     @property
     def needed(self) -> set[int]:
-        """Those that would go on if all that are still to come were worse."""
-        most, found = self.search.most_trials, set[int]()
-        for rung in range(len(self.rungs) - 1):
-            most = max(most // self.search.reduction, 1)
-            found.update(self._ranked(rung)[:most])
-        return found
+        """All that wait: nobody knows how many will fail of those that have gone on."""
+        return {number for rung in self._places for number in self._waiting(rung)}
 
     def importance(self) -> dict[str, float]:
         return self.drawn.importance()
@@ -86,19 +86,26 @@ class Halving:
     def _next(self) -> int | None:
         """The trial that goes on: the best that may, of the lowest rung that has one, or, where
         more are always to come, of the highest."""
-        places = range(len(self.rungs) - 1)
-        stuck = self.drawn.exhausted and not self.training and not self.scores[-1]
-        for least in (0, 1) if stuck else (0,):
-            for rung in places if self.counted else reversed(places):
-                count = len(self.scores[rung]) // self.search.reduction
-                for number in self._ranked(rung)[: max(count, least)]:
-                    if self._rung(number) == rung:
-                        return number
+        for rung in self._places if self.counted else reversed(self._places):
+            count = len(self.scores[rung]) // self.search.reduction
+            for number in self._waiting(rung, count):
+                return number
+        if self.drawn.exhausted and not self.training and not self.scores[-1]:
+            for rung in reversed(self._places):
+                for number in self._waiting(rung):
+                    return number
         return None
 
-    def _ranked(self, rung: int) -> list[int]:
+    @property
+    def _places(self) -> range:
+        """The rungs from which trials go on."""
+        return range(len(self.rungs) - 1)
+
+    def _waiting(self, rung: int, count: int | None = None) -> list[int]:
+        """Those of the best ``count`` of a rung that have not gone on from there, best first."""
         scores = self.scores[rung]
-        return sorted(scores, key=lambda number: (-scores[number], number))
+        ranked = sorted(scores, key=lambda number: (-scores[number], number))[:count]
+        return [n for n in ranked if self._rung(n) == rung and n not in self.through]
 
     def _rung(self, number: int) -> int:
         return self.rungs.index(self.proposed[number].until)

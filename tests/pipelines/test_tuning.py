@@ -317,6 +317,24 @@ def test_a_population_trains_from_its_checkpoints(
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("algorithm", ["asha", "pbt"])
+def test_a_trial_whose_patience_is_at_its_end_goes_no_further(
+    algorithm: str, prepared: Project, copy_of: Callable[..., Project], ray_cluster: str
+):
+    """They hardly learn at such rates: where one stands as it stood, it reports nothing more."""
+    plan = {"algorithm": algorithm, "trials": 4, "steps": 16, "evaluate_every": 1, "grace": 2}
+    rates = {"learning_rate": {"loguniform": [1e-9, 1e-8]}}
+    values = changed({f"rows__{SEARCHED}__patience": 1}, space=rates, **plan)
+    project = write_table(copy_of(prepared, "data/shards").root, values)
+    main_of("tune")(SEARCHED, project)
+    trials = searched(project)["trials"]
+    assert {trial["status"] for trial in trials} == {"stopped"}
+    assert all(1 < len(trial["history"]) < 16 for trial in trials)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_search_for_speed_and_score_has_a_front(
     with_search: Callable[..., Project], ray_cluster: str
 ):

@@ -50,20 +50,30 @@ def course_of(settings: Search, folder: Path, events: list[Any], concurrent: int
     return Course(settings, 0, folder, {"CPU": 2.0}, concurrent, events.append)
 
 
+def never(values: dict[str, Any], step: int) -> bool:
+    return False
+
+
 def drive(
     course: Course,
     budget: int = 10**6,
     curve: Callable[[dict[str, Any], int], float] = score,
-    fails: Callable[[dict[str, Any], int], bool] = lambda values, step: False,
+    fails: Callable[[dict[str, Any], int], bool] = never,
+    gives_up: Callable[[dict[str, Any], int], bool] = never,
 ) -> int:
-    """Runs trials in turn, an evaluation each, as their processes would; at most ``budget``
-    reports. Returns how many there were."""
+    """Runs trials in turn, an evaluation each, as their processes would, which go on from their
+    checkpoints; at most ``budget`` reports. Returns how many there were."""
     active, reports = dict[int, list[Any]](), 0
     while not course.is_over and reports < budget:
         while proposal := course.next():
-            order = course.order(proposal)
-            start = max(order["reported"], order["source"][1] if order["source"] else 0)
-            active[proposal.number] = [order["values"], start, order["until"]]
+            values, step = proposal.values, course.order(proposal)["reported"]
+            source, step = proposal.source or (proposal.number, step)
+            assert not step or checkpoint(course, source, step).exists()
+            if gives_up(values, step):
+                assert not course.reported(proposal.number, {"done": True})  # as Ray does
+                course.ended(proposal.number)
+            else:
+                active[proposal.number] = [values, step, proposal.until]
         for number in list(active):
             if reports == budget:
                 break
@@ -73,12 +83,29 @@ def drive(
             if fails(values, step):
                 figures: dict[str, Any] = {"failed": "the loss is nan"}
             else:
+                checkpoint(course, number, step).mkdir(parents=True, exist_ok=True)
                 figures = {"step": step, "miou": curve(values, step), "seconds": 1.8}
             active[number][1] = step
-            if course.reported(number, figures) or step >= until:
+            if course.reported(number, figures) or step >= until or gives_up(values, step):
                 del active[number]
                 course.ended(number)
     return reports
+
+
+def checkpoint(course: Course, number: int, step: int) -> Path:
+    return course.place(number) / f"step-{step:07d}"
+
+
+def diverging(values: dict[str, Any], step: int) -> bool:
+    """One in five trials, by chance, at one of its evaluations."""
+    draw = np.random.default_rng([1, round(1e6 * values["learning_rate"])])
+    return bool(draw.random() < 0.2) and step >= draw.choice([2, 4, 6, 8])
+
+
+def impatient(values: dict[str, Any], step: int) -> bool:
+    """Half of the trials at one of their evaluations."""
+    draw = np.random.default_rng([2, round(1e6 * values["learning_rate"])])
+    return bool(draw.random() < 0.5) and step >= draw.choice([2, 4, 6, 8])
 
 
 def bare(events: list[Any]) -> list[Any]:
@@ -106,18 +133,29 @@ def ends_of(events: list[Any]) -> dict[int, Any]:
     ids=["asha", "tpe", "random", "grid", "pbt"],
 )
 @pytest.mark.parametrize("concurrent", [1, 3])
+@pytest.mark.parametrize(("fails", "gives_up"), [(never, never), (diverging, impatient)])
 def test_a_search_that_is_cut_off_anywhere_goes_on_to_the_same_end(
-    changes: dict[str, Any], concurrent: int, tmp_path: Path
+    changes: dict[str, Any],
+    concurrent: int,
+    fails: Callable[[dict[str, Any], int], bool],
+    gives_up: Callable[[dict[str, Any], int], bool],
+    tmp_path: Path,
 ):
     settings, whole = search(**changes), list[Any]()
-    drive(course_of(settings, tmp_path, whole, concurrent))
+    drive(
+        course_of(settings, tmp_path / "whole", whole, concurrent), fails=fails, gives_up=gives_up
+    )
     known = bare(whole)
-    assert {end["status"] for end in ends_of(known).values()} <= {"finished", "stopped"}
+    statuses = {end["status"] for end in ends_of(known).values()}
+    assert statuses <= {"finished", "stopped", *(["failed"] if fails is diverging else [])}
     for cut in {1, 2, 3, len(whole) // 3, len(whole) // 2, len(whole) - 2, len(whole) - 1}:
         events = whole[:cut]
-        course = course_of(settings, tmp_path, events, concurrent)
+        course = course_of(settings, tmp_path / str(cut), events, concurrent)
+        for event in events:
+            if event["event"] == "reported":
+                checkpoint(course, event["trial"], event["step"]).mkdir(parents=True)
         course.replay(list(events))
-        drive(course)
+        drive(course, fails=fails, gives_up=gives_up)
         if concurrent == 1:
             assert bare(events) == known, cut
         names = [(e["trial"], e["step"]) for e in events if e["event"] == "reported"]
@@ -239,7 +277,7 @@ def test_halving_finishes_one_trial_at_least(trials: int, finished: int, tmp_pat
 
 
 def test_another_goes_on_for_one_that_fails(tmp_path: Path):
-    """The two best of four diverge when they are to go on: the next two take their places."""
+    """The two best of four diverge when they go on: the third takes their place."""
     tried = list[float]()
 
     def fails(values: dict[str, Any], step: int) -> bool:
@@ -380,22 +418,43 @@ def test_the_clock_of_earlier_processes_counts(tmp_path: Path):
 
 
 @pytest.mark.parametrize("concurrent", [1, 3])
-def test_checkpoints_stay_while_one_may_go_on_from_them(concurrent: int, tmp_path: Path):
-    course, kept = course_of(search(trials=8), tmp_path, [], concurrent), list[int]()
+@pytest.mark.parametrize("changes", [{"trials": 8}, {"trials": 24, "hours": 1000.0}])
+def test_checkpoints_stay_while_one_may_go_on_from_them(
+    changes: dict[str, Any], concurrent: int, tmp_path: Path
+):
+    """Of those that wait at a rung, those that train, and the best."""
+    course = course_of(search(**changes), tmp_path, [], concurrent)
 
     def curve(values: dict[str, Any], step: int) -> float:
-        number = next(n for n, known in course.values.items() if known == values)
-        place = course.place(number)
-        if step > 2:
-            assert (place / f"step-{step - 2:07d}").exists()
-        (place / f"step-{step:07d}").mkdir(parents=True)
-        kept.append(sum(any(p.glob("step-*")) for p in tmp_path.glob("trials/*")))
+        held = {int(path.parent.name) for path in tmp_path.glob("trials/*/step-*")}
+        assert course.paused <= held <= course.paused | course.running.keys() | {course.best}
         return score(values, step)
 
-    drive(course, curve=curve)
-    assert max(kept) <= 4 + concurrent, "the better half, and those that train"
+    drive(course, curve=curve, fails=diverging)
     best = max(course.scores, key=lambda number: course.scores[number])
     assert {path.parent for path in tmp_path.glob("trials/*/step-*")} == {course.place(best)}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_halving_ends_whatever_its_trials_do(seed: int, tmp_path: Path):
+    """Some fail, some lose patience: no step is repeated, and one has gone as far as it could."""
+    plan = {"trials": 9, "reduction": 2 + seed % 2, "space": {"seed": {"int": [0, 10**6]}}}
+    course = Course(search(**plan), seed, tmp_path, {"CPU": 1.0}, 1 + seed % 3, lambda event: None)
+
+    def chance(share: float, *key: int) -> bool:
+        return bool(np.random.default_rng([seed, *key]).random() < share)
+
+    drive(
+        course,
+        curve=lambda values, step: float(np.random.default_rng([seed, values["seed"]]).random()),
+        fails=lambda values, step: chance(0.1, 0, step, values["seed"]),
+        gives_up=lambda values, step: step > 0 and chance(0.1, 1, step, values["seed"]),
+    )
+    assert course.is_over
+    assert not course.paused
+    assert len(course.values) == 9
+    ended = course.scores.keys() - course.failed.keys()
+    assert course.best == max(ended, key=lambda number: course.scores[number], default=None)
 
 
 # --- a population ---------------------------------------------------------------------------------
