@@ -9,7 +9,6 @@ import atexit
 import os
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +50,6 @@ def run_stage(main: Callable[[str, Project], None], *, keyed: bool = True) -> No
 def _leave() -> NoReturn:
     """Ends the process without taking its modules apart first, for which torch's and MLflow's
     need two seconds."""
-    threading._shutdown()  # as an interpreter that ends: threads first, then atexit
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
