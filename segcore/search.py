@@ -88,7 +88,8 @@ class Search(Table):
     """The steps of a trial that trains to its end."""
     evaluate_every: Positive
     grace: Positive
-    """Steps of every trial before the best go on; in a population, between two changes."""
+    """Steps of every trial before the best go on; in a population, between two changes. A multiple
+    of ``evaluate_every`` or all of ``steps``."""
     reduction: Annotated[int, Gt(1)] = 2
     """The best 1/``reduction`` go on, to as many times the steps."""
     concurrent: Positive | None = None
