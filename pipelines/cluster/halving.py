@@ -24,7 +24,7 @@ class Halving:
         self.counted = not (search.hours or search.cpu_hours or search.gpu_hours)
         self.rungs = rungs(search)
         self.scores = [dict[int, float]() for _ in self.rungs]
-        """At each rung, of the trials that reached it."""
+        """At each rung, of the trials that reached it or ended on their way there."""
         self.proposed = dict[int, Proposal]()
         """Of each trial the last one: what it trains for, or where it waits."""
         self.best = dict[int, float]()
@@ -85,7 +85,8 @@ class Halving:
 
     def _next(self) -> int | None:
         """The trial that goes on: the best that may, of the lowest rung that has one, or, where
-        more are always to come, of the highest."""
+        more are always to come, of the highest. Where none would come to the end any more, the
+        best of those that have come furthest does."""
         for rung in self._places if self.counted else reversed(self._places):
             count = len(self.scores[rung]) // self.search.reduction
             for number in self._waiting(rung, count):
