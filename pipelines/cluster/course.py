@@ -146,9 +146,10 @@ class Course:
         return self.folder / "trials" / f"{number:03d}"
 
     def _drop(self) -> None:
-        """Of what nobody goes on with, only the checkpoints of the best trial stay."""
-        needed = () if self.is_over else self.strategy.needed
-        for number in self.steps.keys() - self.running.keys() - set(needed) - {self.best}:
+        """Of what nobody goes on with, only the checkpoints of the best trial stay. All that are
+        paused keep theirs: nobody knows how many will fail of those that have gone on."""
+        needed = set[int]() if self.is_over else self.paused.union(self.strategy.needed)
+        for number in self.steps.keys() - self.running.keys() - needed - {self.best}:
             for checkpoint in self.place(number).glob("step-*"):
                 rmtree(checkpoint, ignore_errors=True)  # its workers may still write
         if self.is_over:
@@ -176,9 +177,8 @@ class Course:
             case "ended":
                 del self.running[number]
                 self.over.discard(number)
-                failed = event["status"] == "failed"
-                self.strategy.ended(number, failed)
-                if failed:
+                self.strategy.ended(number, event["status"])
+                if event["status"] == "failed":
                     self.scores.pop(number, None)
                 ended = self.scores.keys() - self.running.keys()
                 self.best = max(ended, key=lambda n: (self.scores[n], -n), default=None)

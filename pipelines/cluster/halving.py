@@ -19,6 +19,8 @@ class Halving:
     Optuna is told every trial's score at the first rung: scores of one length can be compared.
     """
 
+    needed = ()
+
     def __init__(self, search: Search, seed: int) -> None:
         self.search, self.drawn = search, Sampled(search, seed)
         self.counted = not (search.hours or search.cpu_hours or search.gpu_hours)
@@ -28,7 +30,6 @@ class Halving:
         self.proposed = dict[int, Proposal]()
         """Of each trial the last one: what it trains for, or where it waits."""
         self.best = dict[int, float]()
-        self.step = dict[int, int]()
         self.training = set[int]()
         self.through = set[int]()
         """Ended between two rungs, by their own patience or the budget: these train no further."""
@@ -46,27 +47,21 @@ class Halving:
 
     def reported(self, number: int, step: int, figures: Figures) -> None:
         self.best[number] = max(figures["miou"], self.best.get(number, 0.0))
-        self.step[number] = step
         if self._rung(number) == 0:
             self.drawn.reported(number, step, figures)
 
-    def ended(self, number: int, failed: bool) -> None:
+    def ended(self, number: int, status: str) -> None:
         self.training.discard(number)
         rung = self._rung(number)
         if rung == 0:
-            self.drawn.ended(number, failed)
-        if failed:
+            self.drawn.ended(number, status)
+        if status == "failed":
             for scores in self.scores:
                 scores.pop(number, None)
             return
         self.scores[rung][number] = self.best[number]
-        if self.step[number] < self.rungs[rung]:
+        if status == "stopped":
             self.through.add(number)
-
-    @property
-    def needed(self) -> set[int]:
-        """All that wait: nobody knows how many will fail of those that have gone on."""
-        return {number for rung in self._places for number in self._waiting(rung)}
 
     def importance(self) -> dict[str, float]:
         return self.drawn.importance()

@@ -28,7 +28,6 @@ class Population:
         self.round = 0
         self.values = dict[int, Options]()
         self.scores = dict[int, float]()
-        self.step = dict[int, int]()
         self.out = set[int]()
         self.waiting = [self._fresh(member) for member in self.members]
         self.training = set[int]()
@@ -49,11 +48,11 @@ class Population:
         return self.propose()
 
     def reported(self, number: int, step: int, figures: Figures) -> None:
-        self.scores[number], self.step[number] = figures["miou"], step
+        self.scores[number] = figures["miou"]
 
-    def ended(self, number: int, failed: bool) -> None:
+    def ended(self, number: int, status: str) -> None:
         self.training.discard(number)
-        if failed or self.step[number] < self._until():  # there, its patience was at its end
+        if status in ("failed", "stopped"):  # the latter when its patience was at its end
             self.out.add(number)
         start = (self.round + 1) * self.search.grace
         if self.exhausted and start < self.search.steps:

@@ -44,11 +44,13 @@ class Strategy(Protocol):
 
     def reported(self, number: int, step: int, figures: Figures) -> None: ...
 
-    def ended(self, number: int, failed: bool) -> None: ...
+    def ended(self, number: int, status: str) -> None:
+        """As the event of the course says it: a trial that stopped did not reach its ``until``."""
+        ...
 
     @property
     def needed(self) -> Collection[int]:
-        """Trials that are over for now, from whose checkpoints one may go on."""
+        """Trials besides those that are paused, from whose checkpoints one may go on."""
         ...
 
     def importance(self) -> dict[str, float]:
@@ -93,9 +95,9 @@ class Sampled:
     def reported(self, number: int, step: int, figures: Figures) -> None:
         self.last[number] = figures
 
-    def ended(self, number: int, failed: bool) -> None:
+    def ended(self, number: int, status: str) -> None:
         last = self.last.get(number)
-        if failed or last is None:
+        if status == "failed" or last is None:
             self.study.tell(self.trials[number], state=optuna.trial.TrialState.FAIL)
             return
         objectives = [last["miou"], last["latency_ms"]] if self.search.latency else [last["miou"]]

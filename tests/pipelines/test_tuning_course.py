@@ -229,7 +229,7 @@ def test_values_are_those_of_rays_own_wrapper_of_optuna():
         assert proposal == Proposal(number, expected, 16)
         miou = score(proposal.values, 16)
         ours.reported(number, 16, {"miou": miou})
-        ours.ended(number, failed=False)
+        ours.ended(number, "finished")
         theirs.on_trial_complete(str(number), {"miou": miou})
     assert ours.propose() is None
 
@@ -310,7 +310,7 @@ def test_a_conditional_key_exists_only_where_its_parent_has_the_value():
         assert [key for key in space if key in values] == list(values)
         kinds.add(tuple(values))
         strategy.reported(number, 16, {"miou": 0.9 if sgd else 0.1 + number / 1e3})
-        strategy.ended(number, failed=False)
+        strategy.ended(number, "finished")
     assert len(kinds) == 3
     shares = strategy.importance()
     assert set(shares) == set(space)
@@ -327,7 +327,7 @@ def test_a_grid_tries_every_combination_once():
     tried = list[Any]()
     while proposal := strategy.propose():
         tried.append(tuple(proposal.values.values()))
-        strategy.ended(proposal.number, failed=True)
+        strategy.ended(proposal.number, "failed")
     sgd = [("sgd", momentum, steps) for momentum in (0.5, 0.9) for steps in (0, 1)]
     assert tried == [*sgd, ("adamw", 0), ("adamw", 1)]
     few = search(space=space, algorithm="grid", trials=4)
@@ -437,7 +437,7 @@ def test_checkpoints_stay_while_one_may_go_on_from_them(
 
 @pytest.mark.parametrize("seed", range(40))
 def test_halving_ends_whatever_its_trials_do(seed: int, tmp_path: Path):
-    """Some fail, some lose patience: no step is repeated, and one has gone as far as it could."""
+    """Some fail, some lose patience: nobody who goes on begins anew, and nobody waits for ever."""
     plan = {"trials": 9, "reduction": 2 + seed % 2, "space": {"seed": {"int": [0, 10**6]}}}
     course = Course(search(**plan), seed, tmp_path, {"CPU": 1.0}, 1 + seed % 3, lambda event: None)
 
@@ -501,7 +501,7 @@ def test_a_moved_value_is_a_fifth_less_a_quarter_more_or_new():
     while proposal := population.propose():
         before[proposal.number] = proposal.values["learning_rate"]
         population.reported(proposal.number, 2, {"miou": proposal.number / 40})
-        population.ended(proposal.number, failed=False)
+        population.ended(proposal.number, "paused")
         if len(before) == 40:
             break
     ratios = list[float]()
