@@ -45,8 +45,10 @@ class PlainBar:
         self.said = monotonic()
         spent = self.said - self.begun
         rate = self.done / max(spent, 1e-9)
-        left = max(self.total - self.done, 0) / max(rate, 1e-9)
-        ending = f", {left:.0f} s left" if self.done < self.total else f" in {spent:.0f} s"
+        if self.done >= self.total:
+            ending = f" in {spent:.0f} s"
+        else:  # before anything is done nobody knows
+            ending = f", {(self.total - self.done) / rate:.0f} s left" if self.done else ""
         note = f", {self.note}" if self.note else ""
         print(
             f"{self.what}: {self.done}/{self.total} {self.unit}{note}"

@@ -41,6 +41,15 @@ def test_a_plain_bar_speaks_every_fifteen_seconds(clock: Clock, capsys: pytest.C
     assert said[29] == "train a: 30/100 steps, loss 0.5 (1.0 steps/s, 70 s left)\n"
 
 
+def test_before_anything_is_done_no_time_is_foretold(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+):
+    bar = plain("tune a", 6, "trials", clock)
+    clock.now += 20
+    bar.advance(0, "mIoU 0.2 (paused)")
+    assert capsys.readouterr().out == "tune a: 0/6 trials, mIoU 0.2 (paused) (0.0 trials/s)\n"
+
+
 def test_a_plain_bar_ends_with_one_line_and_its_last_note(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ):
