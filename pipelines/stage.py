@@ -7,18 +7,17 @@ Exit status 0: done; 2: something a person gave cannot be used, said in one mess
 import argparse
 import atexit
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from pipelines.guard import guard
 from pipelines.locking import locked
 from pipelines.orphan import end_with_dvc
 from pipelines.project import Project
+from pipelines.signals import end_on_signals
 from segcore.errors import InputError
 
 QUIET = {
@@ -62,13 +61,7 @@ def run_safely(action: Callable[[], None]) -> None:
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    told = list[int]()
-
-    def terminated(number: int, _frame: FrameType | None) -> None:
-        told.append(number)
-        sys.exit(143)  # so that "finally" and "with" close what is open
-
-    signal.signal(signal.SIGTERM, terminated)
+    told = end_on_signals()
     end_with_dvc()
     try:
         action()
