@@ -41,22 +41,30 @@ def run_stage(main: Callable[[str, Project], None], *, keyed: bool = True) -> No
     verb = Path(sys.argv[0]).stem
     project = Project(Path.cwd(), arguments.params)
     key = arguments.key if keyed else ""
-    run_safely(lambda: _alone(main, verb, key, project))
+    status = _status(lambda: _alone(main, verb, key, project))
     if main.__module__ == "__main__":
-        _leave()
+        _leave(status)
+    if status:
+        sys.exit(status)
 
 
-def _leave() -> NoReturn:
+def _leave(status: int) -> NoReturn:
     """Ends the process without taking its modules apart first, for which torch's and MLflow's
-    need two seconds."""
+    need two seconds, and in which Ray's threads, where a training was interrupted, may crash."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 def run_safely(action: Callable[[], None]) -> None:
     """Ends the process as the module says; a stage of DVC also ends when DVC does."""
+    if status := _status(action):
+        sys.exit(status)
+
+
+def _status(action: Callable[[], None]) -> int:
+    """That of an action that is done, refused or interrupted."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
@@ -67,14 +75,15 @@ def run_safely(action: Callable[[], None]) -> None:
         action()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except (KeyboardInterrupt, SystemExit) as end:
         if told:
-            sys.exit(143)  # Ray, where the signal meets it waiting, makes another end of it
+            return 143  # Ray, where the signal meets it waiting, makes another end of it
         if isinstance(end, SystemExit):
             raise
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    return 0
 
 
 def _alone(main: Callable[[str, Project], None], verb: str, key: str, project: Project) -> None:

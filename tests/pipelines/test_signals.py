@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.tiny_project import started
+from tests.pipelines.tiny_project import run, started
 
 PROCESS = """
 import sys, time, weakref
@@ -62,3 +62,32 @@ def test_what_else_a_finaliser_raises_is_said(tmp_path: Path):
         out, err = child.communicate(timeout=30)
     assert (child.returncode, out) == (0, "closed\n")
     assert "ZeroDivisionError" in err
+
+
+STAGE = """
+from pipelines.stage import run_stage
+from segcore.errors import InputError
+
+class Module:
+    def __del__(self):
+        print("taken apart")
+
+module = Module()
+
+def main(key, project):
+    raise {end}
+
+run_stage(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [
+        ("KeyboardInterrupt", 130, "interrupted\n"),
+        ("InputError('no such key')", 2, "error: no such key\n"),
+    ],
+)
+def test_a_stage_leaves_at_once(end: str, status: int, said: str, tmp_path: Path):
+    outcome = run(tmp_path, sys.executable, "-c", STAGE.format(end=end), "a")
+    assert (outcome.status, outcome.out, outcome.err) == (status, "", said)
