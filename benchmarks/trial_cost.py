@@ -45,7 +45,7 @@ def measured(trials: int, steps: int, every: int) -> tuple[float, list[float], l
     with tempfile.TemporaryDirectory() as place, progress("trial cost", trials, "trials") as bar:
         scratch = Path(place)
         shards = prepared(scratch)
-        with cluster(run):
+        with cluster():
             store = open_store(scratch)
             with studied(store, "cost", "cost", run, Manifest.read(shards), scratch) as study:
                 ledger = study.ledger(scratch, "trial", bar)

@@ -3,15 +3,14 @@
 A row without ``search:`` passes at once. A search that was killed goes on where it was.
 """
 
-from contextlib import ExitStack
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from pipelines.findings import show, write
+from pipelines.identity import identity
 from pipelines.project import Project
 from pipelines.stage import run_stage
-from segcore.files import hash_of
 from segcore.findings import found, over_seeds
 from segcore.row import Run
 from segcore.search import BUDGET, Search, as_trial, under_seeds
@@ -38,28 +37,26 @@ def main(key: str, project: Project) -> None:
 
 def _search(key: str, run: Run, search: Search, project: Project) -> dict[str, Any]:
     # not above: a row without a search needs neither torch nor ray
-    from pipelines.cluster.connection import cluster
+    from pipelines.engines import engines
     from pipelines.publish import shards_for_workers
     from pipelines.studies import studied
-    from pipelines.tracking import open_store
-    from pipelines.train import code_hash
-    from segcore.runs import check
     from segcore.shards import Manifest
     from segcore.targets import classes_of
 
     shards = shards_for_workers(run.dataset, project)
     manifest = Manifest.read(shards)
     trial = run.model_copy(update={"workers": search.workers})
-    check(trial, len(classes_of(run, manifest.classes)))
+    num_classes = len(classes_of(run, manifest.classes))
     timed_on = (run.device, run.threads) if search.latency else None
     known = [run.recipe_fingerprint(), search.model_dump(mode="json", exclude=BUDGET), timed_on]
-    name = f"tune-{key}-{hash_of([*known, manifest.data_hash, code_hash()])}"
-    with ExitStack() as engines:
-        engines.enter_context(cluster(trial, search.concurrent or 1))
-        with studied(open_store(project.root), name, key, run, manifest, project.root) as study:
-            result = _result(study, search, shards, project.work / name)
-            engines.close()  # they are not held while a store is waited for
-            again = as_trial(project.params.rows[key], search, result["best"])
+    name = identity(f"tune-{key}", [*known, manifest.data_hash])
+    with (
+        engines(trial, num_classes, project) as (store, given_back),
+        studied(store, name, key, run, manifest, project.root) as study,
+    ):
+        result = _result(study, search, shards, project.work / name)
+        again = as_trial(project.params.rows[key], search, result["best"])
+        with given_back():
             study.conclude(result, show(result, project.run(key) / "search", key, again))
     write(project.run(key), result)
     rmtree(project.work / name)

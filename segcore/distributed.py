@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -137,6 +136,8 @@ def synchronise_batchnorm(model: nn.Module) -> nn.Module:
     Parameters stay the same objects; the model itself is replaced where it is a BatchNorm.
     """
     if next(model.parameters()).is_cuda:
+        from timm.layers.norm_act import convert_sync_batchnorm  # not above: it takes a second
+
         return convert_sync_batchnorm(model)
     return _synchronised(model)
 

@@ -9,24 +9,15 @@ from contextlib import contextmanager
 
 import ray
 
-from pipelines.cluster.requirements import ROWS_AT_ONCE, capacity, check_requirements
+from pipelines.cluster.requirements import ROWS_AT_ONCE, capacity
 from segcore.errors import InputError
-from segcore.row import Run
 
 
 @contextmanager
-def cluster(run: Run, trials: int = 1) -> Iterator[None]:
+def cluster() -> Iterator[None]:
     """Joins the cluster that RAY_ADDRESS names, else starts one on this machine for the while.
 
-    Raises InputError at once where it does not answer or the row asks for more than it has."""
-    with connected():
-        check_requirements(run, trials)
-        yield
-
-
-@contextmanager
-def connected() -> Iterator[None]:
-    """The same for whoever takes what the cluster has."""
+    Raises InputError at once where it does not answer."""
     started = not ray.is_initialized()
     if started:
         _connect(os.environ.get("RAY_ADDRESS"))
@@ -43,7 +34,7 @@ def connected() -> Iterator[None]:
 def lent(rows: int) -> Iterator[tuple[dict[str, str], dict[str, float]]]:
     """One cluster for so many rows at once: the environment in which their stages join it, and
     what it has."""
-    with connected():
+    with cluster():
         address = ray.get_runtime_context().gcs_address
         yield {**os.environ, "RAY_ADDRESS": address, ROWS_AT_ONCE: str(rows)}, capacity()
 

@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-from pipelines.cluster.connection import connected
+from pipelines.cluster.connection import cluster
 from pipelines.cluster.probes import blind_nodes
 from segcore.errors import InputError
 
@@ -20,7 +20,7 @@ def on_cluster(
     ``most``, a number of processes, is for one machine. Raises InputError where a node does not
     see this folder, and what the function raises.
     """
-    with connected():
+    with cluster():
         _check_shared_disk(Path.cwd())
         remote = ray.remote(num_cpus=1, max_retries=2)(function)
         waiting = {remote.remote(task): task for task in tasks}

@@ -2,11 +2,9 @@
 
 import socket
 from collections.abc import Callable
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
-from threading import Thread
 from typing import Any
 
 import ray.train
@@ -14,10 +12,11 @@ from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import Tensor
 
+from pipelines.beside import begun
 from pipelines.cluster.failures import Failures, last_line
 from pipelines.cluster.probes import check_places
 from pipelines.cluster.recording import REFUSAL, forget, newest, noted, noting, recorded
-from pipelines.cluster.requirements import on_gpus, resources
+from pipelines.cluster.requirements import check_requirements, on_gpus, resources
 from pipelines.cluster.telling import told
 from pipelines.cluster.watchdog import STALL_SECONDS, written_stacks
 from segcore.errors import InputError
@@ -46,9 +45,11 @@ def train_row(
 
     The run goes on from its last checkpoint when workers or nodes die, or when this process did:
     the same ``name`` under the same ``storage`` is the same run. Rank 0 writes ``metrics.jsonl``
-    there. ``tell`` hears of what went wrong and was mended. Raises InputError where a node does
-    not see the storage or the shards, and where training goes no further.
+    there. ``tell`` hears of what went wrong and was mended. Raises InputError where the cluster
+    has less than the row asks for, where a node does not see the storage or the shards, and where
+    training goes no further.
     """
+    check_requirements(run)
     folder = storage / name
     check_places(folder, shards)
     forget(folder)
@@ -66,7 +67,9 @@ def _ends(begin: Callable[[], TorchTrainer], folder: Path) -> bool:
     reached = newest(folder)
     rmtree(folder / "ray", ignore_errors=True)  # what Ray Train remembers; all is in the folder
     try:
-        _beside(begin().fit)
+        # In the main thread Ray Train would answer Ctrl-C in its own way, with the status of
+        # success, and would go on doing so afterwards.
+        begun(begin().fit).result()
         failure = None
     except (ray.train.TrainingFailedError, RayActorError) as error:
         failure = error
@@ -75,22 +78,6 @@ def _ends(begin: Callable[[], TorchTrainer], folder: Path) -> bool:
     if failure and newest(folder) == reached:
         raise InputError(_why(failure, folder)) from failure
     return failure is None
-
-
-def _beside(work: Callable[[], object]) -> None:
-    """Does it in another thread: in the main one Ray Train would answer Ctrl-C in its own way, with
-    the status of success, and would go on doing so afterwards."""
-    done = Future[None]()
-
-    def run() -> None:
-        try:
-            work()
-            done.set_result(None)
-        except BaseException as error:
-            done.set_exception(error)
-
-    Thread(target=run, name="ray train", daemon=True).start()
-    done.result()
 
 
 def _trainer(run: Run, shards: str, folder: Path, initial: Path | None) -> TorchTrainer:

@@ -54,7 +54,7 @@ def test_without_an_address_no_cluster_is_joined(
     """Not even one that somebody has started on this machine with ``ray start``."""
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
-    with connection.connected():
+    with connection.cluster():
         pass
     assert begun == [("local", None)]
 
@@ -63,7 +63,7 @@ def test_an_address_is_joined_with_what_its_workers_must_know(
     begun: list[tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    with connection.connected():
+    with connection.cluster():
         pass
     variable = "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"
     assert begun == [("auto", {"env_vars": {variable: "3"}})]

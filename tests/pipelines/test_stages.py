@@ -163,7 +163,6 @@ def test_trials_need_one_worker_each_however_many_the_row_trains_on(
     shutil.copytree(prepared.root / "data", tmp_path / "data")
     changes = {f"rows__{SEARCHED}__workers": 2, f"rows__{SEARCHED}__search__concurrent": 4}
     project = write_table(tmp_path, table(**changes))
-    monkeypatch.setattr(connection, "check_requirements", lambda *_: None)
     monkeypatch.setattr(connection.ray, "is_initialized", lambda: True)
     asked = list[Run]()
 
