@@ -14,6 +14,7 @@ import torch
 from benchmarks.memory import DILATED, alone
 from benchmarks.process import ROOT
 from benchmarks.tables import figure, machine, table, write
+from segcore.backbones import list_backbones
 from segcore.gradients import Updates
 from segcore.losses import build_criterion
 from segcore.memory import peak_memory
@@ -51,6 +52,7 @@ def planned(run: Run, device: str) -> int:
 
 def measured(run: Run, device: str) -> int:
     where = torch.device(device)
+    list_backbones()  # loads timm, which is not what a training takes
 
     def train() -> None:
         network = prepare_model(build_network(run, CLASSES), where)

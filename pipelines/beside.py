@@ -1,4 +1,4 @@
-"""Work in another thread while this one goes on: engines start and end by waiting."""
+"""Work in another thread while this one goes on."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -9,8 +9,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def begun(work: Callable[[], T]) -> Future[T]:
-    """What the work will give, or raise. The process may end before it: nobody waits for it."""
+def begun(work: Callable[[], T], name: str) -> Future[T]:
+    """What the work will give, or raise, in a thread of that name, for which the process does not
+    wait when it ends."""
     done = Future[T]()
 
     def run() -> None:
@@ -19,16 +20,18 @@ def begun(work: Callable[[], T]) -> Future[T]:
         except BaseException as error:
             done.set_exception(error)
 
-    Thread(target=run, name="beside", daemon=True).start()
+    Thread(target=run, name=name, daemon=True).start()
     return done
 
 
 @contextmanager
-def beside(work: Callable[[], T]) -> Iterator[Future[T]]:
+def beside(work: Callable[[], T], name: str) -> Iterator[Future[T]]:
     """Does the work while the body runs and ends when both have; raises what either raises, the
-    work's error where both do."""
-    done = begun(work)
+    body's where both do: it may be an interrupt."""
+    done = begun(work, name)
     try:
         yield done
-    finally:
-        done.result()
+    except BaseException:
+        done.exception()  # waits
+        raise
+    done.result()

@@ -1,6 +1,7 @@
 """What a training or a search stands on: a store, and a cluster that is held no longer than needed.
 
-Ray starts and ends by waiting, for seconds; whatever else takes some is done meanwhile.
+Ray starts and ends by waiting, for seconds: what else takes some is done meanwhile. It starts in
+the main thread, as its processes end with the thread that starts them.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,14 +19,25 @@ from segcore.runs import check
 @contextmanager
 def engines(
     run: Run, num_classes: int, project: Project
-) -> Iterator[tuple[Store, Callable[[], AbstractContextManager[object]]]]:
-    """The store, and a context that gives the cluster back while its body runs.
+) -> Iterator[tuple[Store, Callable[[], AbstractContextManager[None]]]]:
+    """The store, and a context for the work on the cluster: when that is over, however it ends, the
+    cluster goes, beside whatever comes after. It is entered once.
 
-    Raises InputError where the row cannot be built, the store or the cluster does not answer."""
-    with ExitStack() as held:
-        with beside(partial(store_for, run, num_classes, project)) as store:
+    Raises InputError where the row cannot be built and where the store or the cluster does not
+    answer: nothing has begun then, so the store shows no run.
+    """
+    with ExitStack() as held, ExitStack() as after:
+        with beside(partial(store_for, run, num_classes, project), "store") as store:
             held.enter_context(cluster())
-        yield store.result(), partial(beside, held.close)
+
+        @contextmanager
+        def on_cluster() -> Iterator[None]:
+            try:
+                yield
+            finally:
+                after.enter_context(beside(held.close, "end of ray"))
+
+        yield store.result(), on_cluster
 
 
 def store_for(run: Run, num_classes: int, project: Project) -> Store:

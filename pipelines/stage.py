@@ -7,6 +7,7 @@ Exit status 0: done; 2: something a person gave cannot be used, said in one mess
 import argparse
 import atexit
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -77,8 +78,9 @@ def _status(action: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, SystemExit) as end:
-        if told:
-            return 143  # Ray, where the signal meets it waiting, makes another end of it
+        # Ray makes another end of SIGTERM, where that meets it waiting or starting
+        if told or end.args == (signal.SIGTERM,):
+            return 143
         if isinstance(end, SystemExit):
             raise
         print("interrupted", file=sys.stderr)

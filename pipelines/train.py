@@ -41,21 +41,21 @@ def main(key: str, project: Project) -> None:
     tags = {"row": key, "kind": "training", "data_hash": manifest.data_hash}
     config = {"row": key, **run.model_dump(mode="json")}
     with (
-        engines(run, len(classes), project) as (store, given_back),
+        engines(run, len(classes), project) as (store, on_cluster),
         store.run(
             run.dataset, key, config=config, tags={**tags, **lineage(project.root)}, key=name
         ) as run_id,
     ):
         store.log_dataset(run_id, run.dataset, manifest.data_hash, shards, "training")
-        mirror, checkpoint = _train(run, key, shards, name, project, store, run_id)
-        with given_back():
-            store.await_back()  # nothing is written yet
-            store.insist(mirror.close())
-            best = Checkpoint.read(checkpoint)
-            _write(best, project.work / name / METRICS, project.run(key), key, run, classes)
-            miou, data_hash = best.best_miou, manifest.data_hash
-            version = register(store, run_id, key, project.run(key), miou, data_hash, origin)
-            describe(store, key, version, project.run(key), shards)
+        with on_cluster():
+            mirror, checkpoint = _train(run, key, shards, name, project, store, run_id)
+        store.await_back()  # nothing is written yet
+        store.insist(mirror.close())
+        best = Checkpoint.read(checkpoint)
+        _write(best, project.work / name / METRICS, project.run(key), key, run, classes)
+        miou, data_hash = best.best_miou, manifest.data_hash
+        version = register(store, run_id, key, project.run(key), miou, data_hash, origin)
+        describe(store, key, version, project.run(key), shards)
     rmtree(project.work / name)
 
 

@@ -37,6 +37,7 @@ def main(key: str, project: Project) -> None:
 
 def _search(key: str, run: Run, search: Search, project: Project) -> dict[str, Any]:
     # not above: a row without a search needs neither torch nor ray
+    from pipelines.cluster.requirements import check_requirements
     from pipelines.engines import engines
     from pipelines.publish import shards_for_workers
     from pipelines.studies import studied
@@ -51,13 +52,15 @@ def _search(key: str, run: Run, search: Search, project: Project) -> dict[str, A
     known = [run.recipe_fingerprint(), search.model_dump(mode="json", exclude=BUDGET), timed_on]
     name = identity(f"tune-{key}", [*known, manifest.data_hash])
     with (
-        engines(trial, num_classes, project) as (store, given_back),
+        engines(trial, num_classes, project) as (store, on_cluster),
         studied(store, name, key, run, manifest, project.root) as study,
     ):
-        result = _result(study, search, shards, project.work / name)
+        with on_cluster():
+            # once: what has begun waits for nodes that are gone
+            check_requirements(trial, search.concurrent or 1)
+            result = _result(study, search, shards, project.work / name)
         again = as_trial(project.params.rows[key], search, result["best"])
-        with given_back():
-            study.conclude(result, show(result, project.run(key) / "search", key, again))
+        study.conclude(result, show(result, project.run(key) / "search", key, again))
     write(project.run(key), result)
     rmtree(project.work / name)
     return result

@@ -7,21 +7,20 @@ A model folder holds ``weights.safetensors``, ``config.json`` (the row's recipe)
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from segcore.backbones import build_backbone
 from segcore.checkpoints import Kept
 from segcore.errors import InputError, validated
 from segcore.files import read_json, write_json, written_whole
+from segcore.models import build_model
 from segcore.row import Run
+from segcore.segmenter import Segmenter
 from segcore.types import ClassTable
-
-if TYPE_CHECKING:
-    from segcore.segmenter import Segmenter
 
 __all__ = [
     "CLASSES",
@@ -43,17 +42,13 @@ KEPT = "kept.json"
 class LoadedModel:
     """A network ready for inference, the row that it was trained by, and its classes."""
 
-    network: "Segmenter"
+    network: Segmenter
     config: Run
     classes: ClassTable
 
 
-def build_network(run: Run, num_classes: int) -> "Segmenter":
+def build_network(run: Run, num_classes: int) -> Segmenter:
     """Raises InputError where the row asks for what a method or backbone does not have."""
-    # not above: timm takes a second, and whoever only starts a training needs it later
-    from segcore.backbones import build_backbone
-    from segcore.models import build_model
-
     backbone = build_backbone(
         run.backbone,
         output_stride=run.output_stride,
@@ -121,7 +116,7 @@ def load_model(folder: Path) -> LoadedModel:
     return LoadedModel(in_layout(network, run).eval(), run, classes)
 
 
-def in_layout(network: "Segmenter", run: Run) -> "Segmenter":
+def in_layout(network: Segmenter, run: Run) -> Segmenter:
     """With its weights as the row's training has them: what is faster there is so here."""
     layout = torch.channels_last if run.channels_last else torch.contiguous_format
     return network.to(memory_format=layout)

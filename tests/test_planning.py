@@ -141,7 +141,7 @@ def test_every_method_is_planned(name: str):
 
 
 REAL = """
-import sys, torch
+import sys, timm, torch  # timm here: its modules are not what a training takes
 from segcore.memory import peak_memory
 from segcore.planning import expected_memory
 from segcore.row import Run

@@ -43,10 +43,10 @@ def _connect(address: str | None) -> None:
     # Ray passes on its own variables; processes elsewhere inherit no other one.
     patience = "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"
     settings = {"env_vars": {patience: os.environ[patience]}} if address else None
+    ending = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             _knock(address)
-        ending = signal.getsignal(signal.SIGTERM)
         # without an address Ray would join whatever cluster was started on this machine
         ray.init(
             address or "local",
@@ -55,13 +55,14 @@ def _connect(address: str | None) -> None:
             runtime_env=settings,
             include_dashboard=None if address else False,  # nobody looks, and it takes seconds
         )
-        signal.signal(signal.SIGTERM, ending)  # Ray puts its own there, with another exit status
     except OSError as error:
         remedy = (
             "start it, give the token that it asks for (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN), "
             "or unset RAY_ADDRESS to use this machine alone"
         )
         raise InputError(f"RAY_ADDRESS={address}: no cluster there ({error}); {remedy}") from error
+    finally:
+        signal.signal(signal.SIGTERM, ending)  # Ray puts its own there, with another exit status
 
 
 def _knock(address: str) -> None:

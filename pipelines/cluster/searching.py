@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from pipelines.cluster.course import Course, Event
 from pipelines.cluster.probes import check_places
 from pipelines.cluster.recording import LAST_WORDS, noted
-from pipelines.cluster.requirements import check_requirements, resources, trials_at_once
+from pipelines.cluster.requirements import resources, trials_at_once
 from pipelines.cluster.trials import SLIVER, many_workers, one_process
 from pipelines.cluster.watchdog import STALL_SECONDS
 from segcore.row import Run
@@ -40,12 +40,10 @@ def search_row(
     ``values`` are those of the row as a trial trains it. ``past`` is what the listener heard
     before this search was cut off: it goes on there, its trials from their checkpoints. A trial
     has failed whose loss is no longer finite or whose values do not fit together; the search goes
-    on without it. Raises InputError where the cluster has less than the trials ask for, and where a
-    node does not see the folder or the shards.
+    on without it. Raises InputError where a node does not see the folder or the shards.
     """
     search = run.search
     assert search is not None
-    check_requirements(run, search.concurrent or 1)
     check_places(folder, shards)
     hold = {kind: count * search.workers for kind, count in resources(run).items()}
     concurrent = search.concurrent or trials_at_once(run, search.workers)

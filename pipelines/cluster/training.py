@@ -69,7 +69,7 @@ def _ends(begin: Callable[[], TorchTrainer], folder: Path) -> bool:
     try:
         # In the main thread Ray Train would answer Ctrl-C in its own way, with the status of
         # success, and would go on doing so afterwards.
-        begun(begin().fit).result()
+        begun(begin().fit, "ray train").result()
         failure = None
     except (ray.train.TrainingFailedError, RayActorError) as error:
         failure = error

@@ -5,14 +5,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import timm
+import torch
 
 from segcore.backbones.backbone import Backbone
 from segcore.backbones.concat_pyramid import ConcatPyramid
 from segcore.backbones.joint_pyramid import JointPyramid
 from segcore.backbones.options import check_options, keywords_of
 from segcore.backbones.pretraining import folder_weights, load_weights
-from segcore.backbones.timm_features import VARIANTS, TimmFeatures
 from segcore.backbones.wide_resnet38 import POOLED_STAGES, WideResNet38
 from segcore.errors import InputError, suggestion
 
@@ -24,7 +23,7 @@ _PYRAMIDS: dict[str, Callable[..., Backbone]] = {"concat": ConcatPyramid, "joint
 
 def list_backbones() -> list[str]:
     """Every name that ``build_backbone`` takes: timm's, and those that timm does not have."""
-    return sorted([*POOLED_STAGES, *VARIANTS, *timm.list_models()])
+    return sorted([*POOLED_STAGES, *_timm_features().names()])
 
 
 def build_backbone(
@@ -61,14 +60,16 @@ def build_backbone(
         if pretrained:
             load_weights(backbone, folder_weights(name, folder))
     else:
-        backbone = TimmFeatures(name, pretrained=pretrained, weights_folder=folder, **options)
+        backbone = _timm_features().TimmFeatures(
+            name, pretrained=pretrained, weights_folder=folder, **options
+        )
     if pyramid is None:
         return backbone
     return _construct(f"pyramid {pyramid}", _PYRAMIDS[pyramid], backbone, pyramid_options)
 
 
 def _check_name(name: str) -> None:
-    if name not in POOLED_STAGES and name not in VARIANTS and not timm.is_model(name):
+    if name not in POOLED_STAGES and not _timm_features().has(name):
         near = get_close_matches(name, list_backbones(), n=1, cutoff=0.6)
         remedy = suggestion(name, near) or "; list_backbones() names those there are"
         raise InputError(f"no backbone {name!r}{remedy}")
@@ -85,3 +86,12 @@ def _construct(
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{what} with {dict(options)}: {error}") from error
+
+
+def _timm_features():
+    """Not above: timm takes a second, which whoever only starts a training has better uses for.
+    Not on the meta device either, where constants of its modules would stay without values."""
+    with torch.device("cpu"):
+        from segcore.backbones import timm_features
+
+    return timm_features

@@ -1,30 +1,12 @@
 """Where a backbone's pretrained weights come from, and what is said where there are none."""
 
 from pathlib import Path
-from typing import Any
 
-import timm
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from segcore.backbones.backbone import Backbone
 from segcore.errors import InputError
-
-
-def timm_weights(name: str, folder: Path | None) -> dict[str, Any]:
-    """timm's keywords for weights from ``folder`` where it holds them, else from the hub cache."""
-    if folder is None:
-        return {"pretrained": True}
-    plain = name.split(".")[0]
-    tag = getattr(timm.get_pretrained_cfg(plain, allow_unregistered=True), "tag", "")
-    for each in (name, f"{plain}.{tag}", plain):
-        path = folder / f"{each}.safetensors"
-        if path.is_file():
-            return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
-    raise InputError(
-        f"{folder} holds no pretrained weights for backbone {name}; put {plain}.safetensors "
-        "there, or name no folder to take timm's hub cache"
-    )
 
 
 def folder_weights(name: str, folder: Path | None) -> Path:

@@ -14,7 +14,7 @@ from segcore.backbones.densenet import dilate_densenet
 from segcore.backbones.dilation import DILATION_OPTIONS, set_dilations
 from segcore.backbones.hrnet_fusion import replace_fusion
 from segcore.backbones.options import check_options, keywords_of
-from segcore.backbones.pretraining import folder_weights, timm_weights, weights_missing
+from segcore.backbones.pretraining import folder_weights, weights_missing
 from segcore.errors import InputError, suggestion
 from segcore.types import Images
 
@@ -26,6 +26,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet269s": ("resnet152s", {"layers": (3, 30, 48, 8)}),
 }
 """Networks that timm can build and has no name for."""
+
+
+def names() -> list[str]:
+    """Those that ``TimmFeatures`` takes; it takes them with timm's tags of weights as well."""
+    return [*VARIANTS, *timm.list_models()]
+
+
+def has(name: str) -> bool:
+    return name in VARIANTS or timm.is_model(name)
 
 
 class TimmFeatures(Backbone):
@@ -173,6 +182,22 @@ def _size_refused(name: str, shape: torch.Size, error: Exception) -> str:
 
 def _weights_source(name: str, folder: Path | None) -> dict[str, Any]:
     if name not in VARIANTS:
-        return timm_weights(name, folder)
+        return _timm_weights(name, folder)
     file = str(folder_weights(name, folder))
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
+
+
+def _timm_weights(name: str, folder: Path | None) -> dict[str, Any]:
+    """timm's keywords for weights from ``folder`` where it holds them, else from the hub cache."""
+    if folder is None:
+        return {"pretrained": True}
+    plain = name.split(".")[0]
+    tag = getattr(timm.get_pretrained_cfg(plain, allow_unregistered=True), "tag", "")
+    for each in (name, f"{plain}.{tag}", plain):
+        path = folder / f"{each}.safetensors"
+        if path.is_file():
+            return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+    raise InputError(
+        f"{folder} holds no pretrained weights for backbone {name}; put {plain}.safetensors "
+        "there, or name no folder to take timm's hub cache"
+    )

@@ -389,6 +389,7 @@ def test_a_dead_cluster(
     before = outputs(root)
     refused(stage("train", PLAIN, root), "RAY_ADDRESS=127.0.0.1:9", "or unset RAY_ADDRESS")
     assert outputs(root) == before
+    assert statuses(root) == []
 
 
 @pytest.mark.cluster
@@ -404,6 +405,19 @@ def test_more_workers_than_the_cluster_has(
 
 
 @pytest.mark.cluster
+def test_more_trials_at_once_than_the_cluster_has_room_for(
+    project: Callable[..., Project], stage: Ended, ray_cluster: str
+):
+    changed = project(**{f"rows__{SEARCHED}__search__concurrent": 5})
+    before = outputs(changed.root)
+    outcome = stage("tune", SEARCHED, changed.root)
+    refused(outcome, "in 5 trials side by side need 5 CPU, the cluster has 4", "search.concurrent")
+    after = outputs(changed.root)
+    assert {name: after[name] for name in before} == before
+    assert statuses(changed.root) == ["FAILED"]
+
+
+@pytest.mark.cluster
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_where_there_is_none(project: Callable[..., Project], stage: Ended, ray_cluster: str):
     changed = project(**{f"{ROW}__device": "cuda"})
@@ -415,9 +429,8 @@ def test_a_gpu_where_there_is_none(project: Callable[..., Project], stage: Ended
 def statuses(root: Path) -> list[str]:
     uri = f"sqlite:///{root / 'mlflow.db'}"
     client = MlflowClient(uri, uri)
-    experiment = client.get_experiment_by_name("tiny")
-    assert experiment
-    return [run.info.status for run in client.search_runs([experiment.experiment_id])]
+    places = [each.experiment_id for each in client.search_experiments()]
+    return [run.info.status for run in client.search_runs(places)]
 
 
 @pytest.mark.cluster
