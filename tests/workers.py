@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 # Forked from a server that has imported torch once and has run nothing: quick, and clean.
 CONTEXT = ForkServerContext()
-CONTEXT.set_forkserver_preload(["segcore.runs"])
+CONTEXT.set_forkserver_preload(["segcore.runs", "timm"])
 
 
 def run_workers(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -48,6 +48,7 @@ def _work(
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     store = f"file://{place / 'store'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=count)
+    dist.barrier()  # one that leaves at once would end the others, which still connect to it
     result = function(*arguments)
     torch.save(result, place / str(rank))
     dist.destroy_process_group()
