@@ -69,6 +69,7 @@ def test_what_was_begun_gives_its_result():
     assert begun(lambda: 6 * 7, "aside").result(SECONDS) == 42
 
 
+@pytest.mark.long
 def test_a_stage_loads_timm_only_while_ray_starts():
     """It takes a second, which Ray spends waiting; above, it would be a second of the stage."""
     script = "import sys, pipelines.train; print({'timm', 'torchvision'} & set(sys.modules))"

@@ -207,8 +207,26 @@ def project(tmp_path: Path, tuned: Project) -> Callable[..., Project]:
     return changed
 
 
-@pytest.mark.parametrize("what", TABLES)
-def test_a_table_that_cannot_be_meant(what: str, project: Callable[..., Project], stage: Ended):
+BUILT = (
+    "a method",
+    "an option of a method",
+    "a backbone",
+    "an option of a backbone",
+    "a stride",
+    "a searched option that the method lacks",
+)
+"""Refused when the network is built, while a cluster is joined."""
+
+
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param(what, marks=pytest.mark.cluster) if what in BUILT else what for what in TABLES],
+)
+def test_a_table_that_cannot_be_meant(
+    what: str, project: Callable[..., Project], stage: Ended, request: pytest.FixtureRequest
+):
+    if what in BUILT:
+        request.getfixturevalue("ray_cluster")
     changes, verb, key, said = TABLES[what]
     root = project(**changes).root
     before = outputs(root)
@@ -357,8 +375,12 @@ def test_a_folder_that_is_described_wrongly(
 # --- the place -----------------------------------------------------------------------------------
 
 
+@pytest.mark.cluster
 def test_a_dead_tracking_server(
-    project: Callable[..., Project], stage: Ended, monkeypatch: pytest.MonkeyPatch
+    project: Callable[..., Project],
+    stage: Ended,
+    monkeypatch: pytest.MonkeyPatch,
+    ray_cluster: str,
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     root = project().root
